@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from jaxtyping import Float
@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from attar.compressors.distill.examples.sentences import SentenceBatch
 from attar.compressors.distill.teachers.outputs import ClassOutputs
-from attar.compressors.distill.teachers.pool import add_pool_heads
-from attar.compressors.encode.classifier import TextClassifier, last_layer, of_classes
+from attar.compressors.encode.classifier import TextClassifier, of_classes
 
 
 class ClassifierStudent(nn.Module):
@@ -19,34 +18,28 @@ class ClassifierStudent(nn.Module):
 
     reads: tuple[str, ...] = ()
 
-    def __init__(
-        self, classifier: TextClassifier, *, tells_subclasses: bool = False, num_pool_classes: Sequence[int] = ()
-    ) -> None:
+    def __init__(self, classifier: TextClassifier, *, tells_subclasses: bool = False) -> None:
         super().__init__()
         self.model = classifier.model
-        self._pool = add_pool_heads(self, last_layer(self.model), num_pool_classes) if num_pool_classes else None
         self._classifier = (classifier,)  # no module of its own: its weights go by the model's names
         self._num_summed = 1 if tells_subclasses else classifier.num_subclasses
 
-    def forward(self, batch: SentenceBatch) -> Float[Tensor, "N W"]:
-        """Return the logits of the batch's texts, and behind its own those of a pool's heads where it has them."""
-        return self._own(batch) if self._pool is None else self._pool(lambda: self._own(batch))
-
-    def _own(self, batch: SentenceBatch) -> Float[Tensor, "N C"]:
+    def forward(self, batch: SentenceBatch) -> Float[Tensor, "N C"]:
+        """Return the logits of the batch's texts."""
         device, (classifier,) = self.model.device, self._classifier
         outputs = classifier.outputs(batch.input_ids.to(device), batch.attention_mask.to(device))
         return of_classes(outputs, self._num_summed)
 
     def outputs(self, batch: SentenceBatch, weights: Mapping[str, Tensor] | None = None) -> ClassOutputs:
         """Return the logits as a teacher's outputs."""
-        return ClassOutputs(self._own(batch))
+        return ClassOutputs(self(batch))
 
 
 @contextmanager
 def reading_features(layer: nn.Linear) -> Iterator[list[Tensor]]:
     """Collect what a head's last layer reads of each batch inside the block: a vector an example."""
     features: list[Tensor] = []
-    handle = layer.register_forward_pre_hook(lambda layer, args: features.append(args[0].detach()))
+    handle = layer.register_forward_pre_hook(lambda layer, args: features.append(args[0]))
     try:
         yield features
     finally:

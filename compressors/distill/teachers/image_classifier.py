@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Self
 
 from jaxtyping import Float
@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from attar.compressors.distill.examples.images import ImageBatch
 from attar.compressors.distill.teachers.outputs import ClassOutputs
-from attar.compressors.distill.teachers.pool import add_pool_heads
-from attar.compressors.images.classifier import ImageClassifier, last_layer
+from attar.compressors.images.classifier import ImageClassifier
 
 
 class ImageStudent(nn.Module):
@@ -22,17 +21,13 @@ class ImageStudent(nn.Module):
 
     reads: tuple[str, ...] = ()
 
-    def __init__(self, classifier: ImageClassifier, num_pool_classes: Sequence[int] = ()) -> None:
+    def __init__(self, classifier: ImageClassifier) -> None:
         super().__init__()
         self.model = classifier.model
-        self._pool = add_pool_heads(self, last_layer(self.model), num_pool_classes) if num_pool_classes else None
         self.train(False)
 
-    def forward(self, batch: ImageBatch) -> Float[Tensor, "N W"]:
-        """Return the logits of the batch's images, and behind its own those of a pool's heads where it has them."""
-        return self._own(batch) if self._pool is None else self._pool(lambda: self._own(batch))
-
-    def _own(self, batch: ImageBatch) -> Float[Tensor, "N K"]:
+    def forward(self, batch: ImageBatch) -> Float[Tensor, "N K"]:
+        """Return the logits of the batch's images."""
         return self.model(pixel_values=batch.pixels.to(self.model.device, self.model.dtype)).logits.float()
 
     def train(self, mode: bool = True) -> Self:
@@ -41,4 +36,4 @@ class ImageStudent(nn.Module):
 
     def outputs(self, batch: ImageBatch, weights: Mapping[str, Tensor] | None = None) -> ClassOutputs:
         """Return the logits as a teacher's outputs."""
-        return ClassOutputs(self._own(batch))
+        return ClassOutputs(self(batch))

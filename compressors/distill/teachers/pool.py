@@ -12,16 +12,19 @@ of measure/ranking.py, and its weight sim^p / sum_s sim_s^p: with p = 0 all alik
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-# Name of the heads that a student has for a pool's teachers, and not after training.
-POOL_HEADS = "pool_heads"
+from attar.compressors.distill.teachers.classifier import reading_features
+from attar.compressors.distill.teachers.outputs import TeacherOutputs
+
+# What the heads of a pool are called among a student's weights: they go with the training.
+POOL_HEADS = "pool_heads."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,29 +52,37 @@ class PoolRule:
         return torch.tensor([self.power * (some - max(logs)) for some in logs], dtype=torch.float64).softmax(0).tolist()
 
 
-def add_pool_heads(student: nn.Module, layer: nn.Linear, num_classes: Sequence[int]) -> PoolHeads:
-    """Give a student a head for each teacher of a pool, which reads what its own last layer reads, and return what runs them."""
-    heads = nn.ModuleList(nn.Linear(layer.in_features, count) for count in num_classes).to(layer.weight.device)
-    for head in heads:
-        nn.init.zeros_(head.weight)  # type: ignore[arg-type] - of a linear layer
-        nn.init.zeros_(head.bias)  # type: ignore[arg-type]
-    student.add_module(POOL_HEADS, heads)
-    return PoolHeads(layer, heads)
+class PoolStudent(nn.Module):
+    """A classifier under training with a head for each teacher of a pool, which reads what its own last layer reads.
 
+    The heads begin at zero and learn with it; as a teacher of itself it tells its own classes alone.
+    """
 
-@dataclass(frozen=True)
-class PoolHeads:
-    """The heads of a pool beside a classifier's own last layer."""
+    reads: tuple[str, ...] = ()
 
-    layer: nn.Linear
-    heads: nn.ModuleList
+    def __init__(self, student: Any, layer: nn.Linear, num_classes: Sequence[int]) -> None:
+        super().__init__()
+        self.model = student.model
+        self.pool_heads = nn.ModuleList(nn.Linear(layer.in_features, count) for count in num_classes)
+        self.pool_heads.requires_grad_(True).to(layer.weight.device)
+        for parameter in self.pool_heads.parameters():
+            nn.init.zeros_(parameter)
+        self._own = (student, layer)  # no modules of its own: their weights go by the model's names
+        self.train(student.training)
 
-    def __call__(self, own: Callable[[], Float[Tensor, "N C"]]) -> Float[Tensor, "N W"]:
-        """Return the logits of the classifier's own pass, and behind them those of every head on the same features."""
-        read: list[Tensor] = []
-        handle = self.layer.register_forward_pre_hook(lambda layer, args: read.append(args[0]))
-        try:
-            logits = own()
-        finally:
-            handle.remove()
-        return torch.cat([logits, *(head(read[0].float()) for head in self.heads)], dim=-1)
+    def forward(self, batch: Any) -> Float[Tensor, "N W"]:
+        """Return the logits of the student's own classes, and behind them those of every head on the same features."""
+        student, layer = self._own
+        with reading_features(layer) as features:
+            logits = student(batch)
+        return torch.cat([logits, *(head(features[0].float()) for head in self.pool_heads)], dim=-1)
+
+    def train(self, mode: bool = True) -> Self:
+        """Return it in this mode, or in the one that the student insists on."""
+        super().train(mode)
+        self._own[0].train(mode)
+        return self
+
+    def outputs(self, batch: Any, weights: Mapping[str, Tensor] | None = None) -> TeacherOutputs:
+        """Return the student's own classes as a teacher's outputs."""
+        return self._own[0].outputs(batch, weights)

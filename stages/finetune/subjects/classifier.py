@@ -118,9 +118,8 @@ def build_classifier_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Pa
     for part in head_parts(classifier.model):  # it may be fresh: frozen, the blocks would have to learn around it
         part.to(torch.float32).requires_grad_(True)
     split, pool = plan.teaching.split, _pooled(plan, inputs, rows)
-    student = ClassifierStudent(
-        classifier, tells_subclasses=split is not None, num_pool_classes=[*pool.widths.values()]
-    )
+    student = ClassifierStudent(classifier, tells_subclasses=split is not None)
+    student = pool.with_heads(student, last_layer(classifier.model))
     teacher_sources: dict[ViewName, TeacherSource] = {
         "teacher": RecordedOutputs(recorded_classes)
     }  # the grades of pairs
@@ -168,7 +167,7 @@ def _reads_labels(objective: Objective) -> bool:
 
 
 def _teacher_sources(
-    plan: TrainingPlan, inputs: FinetuneInputs, student: ClassifierStudent, rows: SentenceRows, num_subclasses: int
+    plan: TrainingPlan, inputs: FinetuneInputs, student: Any, rows: SentenceRows, num_subclasses: int
 ) -> tuple[dict[ViewName, TeacherSource], SentenceRows]:
     """Return who speaks beside the student, and the texts with the teacher's classes where it is run once.
 

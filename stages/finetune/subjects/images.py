@@ -120,7 +120,7 @@ def build_image_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -
     if count := measure_anew(classifier, pixel_batches(learned, MEASURED_AT_ONCE)):  # type: ignore[arg-type]
         note(f"{count} batch norms are measured anew on {len(learned)} training images; their statistics then stay")
     pool = _pooled(plan, inputs, rows)
-    student = ImageStudent(classifier, [*pool.widths.values()])
+    student = pool.with_heads(ImageStudent(classifier), last_layer(classifier.model))
     teacher_sources, rows = _teacher_sources(plan, inputs, student, pool.rows)
     modality = ImagesWithClasses(plan.rows.augment, plan.seed, widths=pool.widths)
     sources = teacher_sources | pool.sources(recorded_classes)

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attar.compressors.distill.loop.copies import copied, teacher_name
 from attar.compressors.distill.losses.objective import Objective
 from attar.compressors.distill.losses.views import ViewName
-from attar.compressors.distill.teachers.pool import PoolRule
+from attar.compressors.distill.teachers.pool import PoolRule, PoolStudent
 from attar.compressors.distill.teachers.recorded import RecordedOutputs
 from attar.compressors.distill.teachers.teacher_sources import TeacherSource
 from attar.compressors.measure.ranking import SIMILARITIES
@@ -75,6 +75,10 @@ class Pooled:
         taught = [replace(example, teacher=row.clone()) for example, row in zip(every, joined, strict=True)]
         taught_rows = replace(rows, train=taught[: len(rows.train)], heldout=taught[len(rows.train) :])
         return Pooled(taught_rows, shares, {name: some.shape[-1] for name, some in made.items()})
+
+    def with_heads(self, student: Any, layer: nn.Linear) -> Any:
+        """Return a classifier with a head for each teacher, beside its own last layer; without a pool as it is."""
+        return PoolStudent(student, layer, [*self.widths.values()]) if self.widths else student
 
     def planned(self, plan: TrainingPlan) -> TrainingPlan:
         """Return the plan with every objective toward the teacher once for each, by its weight."""

@@ -14,7 +14,7 @@ from attar.compressors.distill.losses.composite import Distil
 from attar.compressors.distill.losses.divergences.kullback import ForwardKL
 from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.teachers.outputs import ClassOutputs, Teachers
-from attar.compressors.distill.teachers.pool import PoolRule, add_pool_heads
+from attar.compressors.distill.teachers.pool import PoolRule, PoolStudent
 from attar.compressors.measure.ranking import SIMILARITIES, cka, parc
 
 ROWS, CLASSES, WIDTH = 90, 3, 12
@@ -73,26 +73,36 @@ def test_who_is_not_alike_teaches_nothing_and_a_pool_of_such_is_refused() -> Non
         PoolRule().weights([-0.1, 0.0])
 
 
+class Plain(nn.Module):
+    """A classifier that is its last layer alone."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.model = layer
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return self.model(states)
+
+
 def taught(shares: list[float], *, seed: int = 0) -> tuple[torch.Tensor, nn.Linear, nn.Module]:
     """The loss of a classifier with a head for each teacher of shares above 0, teachers of 2, 4, ... classes; its layer, its module."""
     generator = torch.Generator().manual_seed(seed)
-    student = nn.Module()
-    student.last = nn.Linear(WIDTH, CLASSES)
-    nn.init.ones_(student.last.weight)
-    nn.init.zeros_(student.last.bias)
+    layer = nn.Linear(WIDTH, CLASSES)
+    nn.init.ones_(layer.weight)
+    nn.init.zeros_(layer.bias)
     named = {teacher_name(number): share for number, share in enumerate(shares, start=1)}
     widths = {name: 2 * (index + 1) for index, name in enumerate(named) if named[name]}
     says = {name: torch.randn(ROWS, 2 * (index + 1), generator=generator) for index, name in enumerate(named)}
     states = torch.randn(ROWS, WIDTH, generator=generator)
-    heads = add_pool_heads(student, student.last, list(widths.values()))
-    output = heads(lambda: student.last(states))
+    student = PoolStudent(Plain(layer), layer, list(widths.values()))
+    output = student(states)
     teachers = Teachers(teacher=ClassOutputs(torch.cat([says[name] for name in widths], dim=-1)))
     facts = tuple(SampleFacts() for _ in range(ROWS))
     views = class_views(output, torch.arange(ROWS) % CLASSES, teachers, facts, {}, widths)
     plain = Reduction({"labels": Labels(), "near": Distil(divergence=ForwardKL())}, {"labels": 1.0, "near": 0.5})
     reduction = copied(plain, named, lambda objective: "teacher" in objective.requires.sources)
     loss, _ = reduction.loss(views, dict.fromkeys(reduction.objectives, ROWS))
-    return loss, student.last, student
+    return loss, layer, student
 
 
 def test_each_teacher_has_a_head_of_its_own_and_the_own_classes_stay_the_data_s() -> None:
