@@ -34,7 +34,9 @@ class TracedExits(nn.Module):
             self.encoder.model(input_ids=input_ids, attention_mask=attention_mask)
         vectors = [self.encoder.pooling(some, attention_mask) for some in states]
         before = [vectors[0], *vectors]
-        alike = [nn.functional.cosine_similarity(*pair, dim=-1).amin(dim=0) for pair in zip(vectors, before, strict=False)]
+        alike = [
+            nn.functional.cosine_similarity(*pair, dim=-1).amin(dim=0) for pair in zip(vectors, before, strict=False)
+        ]
         return tuple(part for exit_parts in zip(states, vectors, alike, strict=True) for part in exit_parts)
 
 
