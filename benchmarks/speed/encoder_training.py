@@ -93,7 +93,7 @@ def original(scratch: Path) -> Any:
 
 
 def ours(rows: list[dict[str, Any]], way: str, scratch: Path) -> tuple[Any, float]:
-    from attar.compressors.encode.encoder import encoded
+    from attar.compressors.encode.encoder import SentenceEncoder, encoded
     from attar.registry.artifacts.store import Store
     from attar.stages.artifacts.encoder.texts import TextReader
     from attar.stages.contract import NoInputs
@@ -133,7 +133,8 @@ def ours(rows: list[dict[str, Any]], way: str, scratch: Path) -> tuple[Any, floa
     for _ in run.trainer.run():
         pass
     seconds = time.perf_counter() - start
-    encoder: Any = run.student.model
+    student: Any = run.student
+    encoder = SentenceEncoder(student.model.float(), student.pooling)
     return lambda texts: encoded(encoder, reader(texts)), seconds
 
 
