@@ -1,4 +1,4 @@
-"""Exits of an encoder: the vectors that it would give were it cut after some of its blocks, all from one forward pass."""
+"""Exits of an encoder. The vectors that it would give were it cut after some of its blocks, all from one forward pass."""
 
 from __future__ import annotations
 

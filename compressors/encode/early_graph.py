@@ -1,4 +1,4 @@
-"""One graph of an encoder that ends at the first exit which says what the exit before it said, and else goes on to the last block."""
+"""One graph of an encoder that ends where an exit says what the exit before it said. Else it goes on to the last block."""
 
 from __future__ import annotations
 

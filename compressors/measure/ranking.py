@@ -140,7 +140,7 @@ def cka(features: Float[Tensor, "N D"], annotations: Float[Tensor, "N N"]) -> fl
 
 
 def parc(features: Float[Tensor, "N D"], annotations: Float[Tensor, "N N"]) -> float:
-    """Return the rank correlation of pairs' distances in features with those in annotations, in [-1, 1]; 0 where either are all alike.
+    """Return the rank correlation of pairs' distances in features with those in annotations. In [-1, 1]; 0 where either are all alike.
 
     https://arxiv.org/abs/2111.06977
     """

@@ -220,7 +220,7 @@ def check_inputs(
         raise ValueError(
             f"teacher is {teacher.kind!r}, but the node has an input `teacher` too; accepted: auto, input or random"
         )
-    if teacher.pool is not None and num_pooled < 2:
+    if teacher.kind == "pool" and num_pooled < 2:
         raise ValueError(
             f"teacher.kind is 'pool', but the input `teachers` has {num_pooled} models to choose among; accepted: two or more"
         )

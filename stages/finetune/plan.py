@@ -36,13 +36,7 @@ from attar.stages.finetune.schedule_config import (
     StopOn,
     augmentations_of,
 )
-from attar.stages.finetune.teacher_config import (
-    NO_CONTEXT,
-    has_both_sides,
-    policy_of,
-    reads_record,
-    rule_of,
-)
+from attar.stages.finetune.teacher_config import NO_CONTEXT, Teacher, has_both_sides, policy_of, reads_record, rule_of
 from attar.stages.runtime.device import pick_device, pick_dtype
 
 AnyModelFacts = ModelFacts | EncoderFacts | ClassifierFacts | ImageClassifierFacts | DenoiserFacts
@@ -55,10 +49,8 @@ class Adaptation:
     """What of the student learns: by which method, from which block on, over a base in how many bits."""
 
     kind: str
-    # of low-rank adapters; 0 where the base's own weights learn
-    rank: int
-    # of those on routed experts; 0 where they stay
-    expert_rank: int
+    rank: int  # of low-rank adapters; 0 where the base's own weights learn
+    expert_rank: int  # of those on routed experts; 0 where they stay
     method: AdaptMethod
     first_block: int
     quantized_base: QuantizedBase
@@ -85,13 +77,10 @@ class Teaching:
     sources: Mapping[ViewName, Source]
     reads_record: bool
     is_run_once: bool
-    # of a classifier: how the teacher's classes are split; None: they are not
-    split: Split | None
+    split: Split | None  # of a classifier: how the teacher's classes are split; None: they are not
     pool: PoolRule | None  # of several teachers: how they are weighed
-    # None: what the student reads
-    context: ContextBuilder | None
-    # learn every row a second time, behind what the teacher reads
-    has_both_sides: bool
+    context: ContextBuilder | None  # None: what the student reads
+    has_both_sides: bool  # learn every row a second time, behind what the teacher reads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,8 +132,7 @@ class TrainingPlan:
     adaptation: Adaptation
     reduction: Reduction
     teaching: Teaching
-    # None: the data's own answers
-    rollout: RolloutPolicy | None
+    rollout: RolloutPolicy | None  # None: the data's own answers
     rows: LearnedRows
     schedule: Schedule
     average_decay: float
@@ -172,8 +160,8 @@ class TrainingPlan:
                 sources=_sources(config, inputs, reduction, reads_record=is_recorded),
                 reads_record=is_recorded,
                 is_run_once=config.teacher.run_once,
-                split=None if config.teacher.split is None else config.teacher.split.rule,
-                pool=config.teacher.pool,
+                split=_split(config.teacher),
+                pool=_pool(config.teacher),
                 context=None if config.teacher.context == NO_CONTEXT else config.teacher.context,
                 has_both_sides=has_both_sides(config.rollout),
             ),
@@ -238,6 +226,17 @@ def first_block_after_cut(facts: AnyModelFacts) -> int:
     if not removed:
         raise ValueError("adapt.blocks is 'after_cut', but the model's record names no removed block; use 'all'")
     return max(0, min(removed) - 1)
+
+
+def _split(teacher: Teacher) -> Split | None:
+    split = teacher.split
+    return None if split is None else Split(by=split.by, temperature=split.temperature, seed=split.seed)
+
+
+def _pool(teacher: Teacher) -> PoolRule | None:
+    if teacher.kind != "pool":
+        return None
+    return PoolRule(**{name: getattr(teacher, name) for name in PoolRule.__dataclass_fields__})
 
 
 def _sources(

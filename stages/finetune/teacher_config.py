@@ -9,9 +9,7 @@ from pydantic import Field
 
 from attar.compressors.distill.examples.rollouts import ROLLOUTS, RolloutPolicy
 from attar.compressors.distill.teachers.contexts import CONTEXTS, ContextBuilder
-from attar.compressors.distill.teachers.pool import PoolRule
 from attar.compressors.distill.teachers.sources import SELF_RULES, SelfRule
-from attar.compressors.distill.teachers.subclasses import Split
 from attar.stages.contract import StageConfig, default_kind
 from attar.stages.runtime.method_field import MethodField
 from attar.stages.runtime.older_fields import NOTHING, kind_of
@@ -64,11 +62,6 @@ class SubclassSplit(StageConfig):
     seed: int = Field(default=0, ge=0)
     """What the rotation of the directions, or chance, is drawn with."""
 
-    @property
-    def rule(self) -> Split:
-        """The split as the teacher's classes take it."""
-        return Split(by=self.by, temperature=self.temperature, seed=self.seed)
-
 
 class AutoTeacher(StageConfig):
     """The input `teacher` where it is given, else what is recorded in the data."""
@@ -85,7 +78,6 @@ class AutoTeacher(StageConfig):
 
     split: ClassVar[SubclassSplit | None] = None
     rule: ClassVar[SelfRule | None] = None
-    pool: ClassVar[PoolRule | None] = None
     seed: ClassVar[int | None] = None
     record: ClassVar[Record] = "without_input"
 
@@ -98,7 +90,6 @@ class RecordedTeacher(StageConfig):
 
     split: ClassVar[SubclassSplit | None] = None
     rule: ClassVar[SelfRule | None] = None
-    pool: ClassVar[PoolRule | None] = None
     context: ClassVar[ContextBuilder] = NO_CONTEXT
     run_once: ClassVar[bool] = False
     seed: ClassVar[int | None] = None
@@ -121,7 +112,6 @@ class InputTeacher(StageConfig):
     """Of classifiers: teach a student of several outputs a class what the teacher's classes hide, {by: directions}. null: classes alone."""
 
     rule: ClassVar[SelfRule | None] = None
-    pool: ClassVar[PoolRule | None] = None
     seed: ClassVar[int | None] = None
     record: ClassVar[Record] = "never"
 
@@ -140,7 +130,6 @@ class SelfTeacher(StageConfig):
 
     split: ClassVar[SubclassSplit | None] = None
     run_once: ClassVar[bool] = False
-    pool: ClassVar[PoolRule | None] = None
     seed: ClassVar[int | None] = None
     record: ClassVar[Record] = "never"
 
@@ -162,7 +151,6 @@ class RandomTeacher(StageConfig):
 
     split: ClassVar[SubclassSplit | None] = None
     rule: ClassVar[SelfRule | None] = None
-    pool: ClassVar[PoolRule | None] = None
     run_once: ClassVar[bool] = False
     record: ClassVar[Record] = "never"
 
@@ -188,11 +176,6 @@ class PoolTeacher(StageConfig):
     run_once: ClassVar[bool] = True
     seed: ClassVar[int | None] = None
     record: ClassVar[Record] = "never"
-
-    @property
-    def pool(self) -> PoolRule:
-        """How the teachers are weighed."""
-        return PoolRule(similarity=self.similarity, power=self.power, num_samples=self.num_samples)
 
 
 Teacher = Annotated[

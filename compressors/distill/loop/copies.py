@@ -1,4 +1,4 @@
-"""An objective several times over, each with its share of the weight: at every exit of an encoder, toward every teacher of a pool."""
+"""An objective several times over, each with its share of the weight. At every exit of an encoder, toward every teacher of a pool."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from attar.compressors.encode.early_exits import exit_name
 
 @dataclass(frozen=True)
 class Copy:
-    """An objective over the views of one exit or teacher, `name`, which a modality gives under a name of their own."""
+    """An objective over the views of one exit or teacher, `name`, which have a kind of their own."""
 
     objective: Objective[Any, Any]
     name: str
@@ -72,7 +72,7 @@ def copied(
 
 
 def at_exits(reduction: Reduction, exits: Sequence[int]) -> Reduction:
-    """Return the reduction with each objective at every exit, after i of N blocks with weight i / N; the last exit is N.
+    """Return the reduction with each objective at every exit. After i of N blocks its weight is i / N; the last exit is N.
 
     https://arxiv.org/abs/2503.03008
     """

@@ -155,7 +155,7 @@ class PairDistance:
 
 @dataclass(frozen=True)
 class PairContrast:
-    """Cross-entropy in nats of a text's own other text among those of its micro-batch, softmax of cosine / temperature, mean of both ways.
+    """Cross-entropy of a text's own pair among all of the micro-batch, in nats. Softmax of cosine / temperature, mean of both ways.
 
     What lies side by side is alike, all else apart: of a larger micro-batch it asks more. https://arxiv.org/abs/2103.00020
     """

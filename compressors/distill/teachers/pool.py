@@ -1,4 +1,4 @@
-"""Which teachers of a pool teach, and how much: by how alike their features are to what is known of the target's examples.
+"""Which teachers of a pool teach, and how much. By how alike their features are to what is known of the target's examples.
 
 DistillNearest and DistillWeighted, https://arxiv.org/abs/2304.12314. Of examples i, j of the target K_ij says how alike their annotations are:
 1 of one class or of a pair of texts (of a graded pair its grade), 0 apart. A teacher's similarity sim is
@@ -29,7 +29,7 @@ POOL_HEADS = "pool_heads."
 
 @dataclass(frozen=True, kw_only=True)
 class PoolRule:
-    """How a pool is weighed: by which similarity, to which power (None: the nearest alone), on how many examples of the target."""
+    """How a pool is weighed. By which similarity, to which power (None: the nearest alone), on how many examples of the target."""
 
     similarity: Literal["cka", "parc"] = "cka"
     power: float | None = 9.0
@@ -53,7 +53,7 @@ class PoolRule:
 
 
 class PoolStudent(nn.Module):
-    """A classifier under training with a head for each teacher of a pool, which reads what its own last layer reads.
+    """A classifier under training with a head for each teacher of a pool. Heads read what its own last layer reads.
 
     The heads begin at zero and learn with it; as a teacher of itself it tells its own classes alone.
     """

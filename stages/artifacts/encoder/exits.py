@@ -1,4 +1,4 @@
-"""The exits of an encoder as configs name them, after how many blocks each; refused where the model has none there."""
+"""The exits of an encoder as configs name them, after how many blocks each. Refused where the model has none."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Exits = Annotated[tuple[Annotated[int, Field(ge=1)], ...], AfterValidator(_ascen
 
 
 def check_exits(exits: tuple[int, ...], model: Facts, field: str, *, ends_there: bool = True) -> None:
-    """Raise ValueError for exits that the model, where its facts are known, has not: of another subject, or deeper than it.
+    """Raise ValueError for exits that the model has not, where its facts are known. It is of another subject, or not so deep.
 
     `ends_there`: the last is the model's own, behind which there is nothing.
     """

@@ -62,7 +62,7 @@ def texts_of(rows: Iterable[Row]) -> list[str]:
 
 
 def prompted(row: Row, prompts: tuple[str, str]) -> Row:
-    """Return a row whose question and whose answer or text stand behind an encoder's prompts; sentences of a graded pair are neither."""
+    """Return a row whose question, and answer or text, stand behind an encoder's prompts. Sentences of a graded pair are neither."""
     if row.similarity is not None or not any(prompts):
         return row
     query, document = prompts

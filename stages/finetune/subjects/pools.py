@@ -48,7 +48,7 @@ class Pooled:
         annotations: Callable[[Sequence[int]], Tensor],
         annotated: Sequence[int],
     ) -> Pooled:
-        """Weigh the teachers by `annotations` of some of the training examples that are `annotated`, by index, and run those that count.
+        """Weigh the teachers by `annotations` of some `annotated` training examples, by index, and run those that count.
 
         Raises ValueError where fewer than two are, and for a teacher that cannot read them.
         """
@@ -92,8 +92,8 @@ class Pooled:
 
 
 def check_pool(config: FinetuneConfig, model: Facts) -> None:
-    """Raise ValueError for what is learned from a pool that a pool does not say, or by a model that has none."""
-    if config.teacher.pool is None:
+    """Raise ValueError for a model that learns from no pool, and an objective that reads more than one gives."""
+    if config.teacher.kind != "pool":
         return
     if (subject := subject_of(model)) not in (ENCODER, CLASSIFIER, IMAGES) or model.get("reads_pairs"):
         what = "a scorer of pairs" if model.get("reads_pairs") else subject.words

@@ -17,6 +17,7 @@ from attar.registry.artifacts.handles import Artifact
 from attar.registry.artifacts.store import Store
 from attar.stages.finetune.training_run import MEASURE
 from tests.system.node_by_node import run_nodes
+from tests.system.recipes.encoder_smokes import EXITS, POOL, SMALL_ENCODER, encoder_quick
 from tests.system.tiny_models import NUM_CHOOSE, NUM_HELDOUT, NUM_QUESTIONS
 
 METHODS = [name.removeprefix("methods/") for name in shipped_recipes() if name.startswith("methods/")]
@@ -71,17 +72,6 @@ def short(node: str, num_samples: int, **more: Any) -> dict[str, Any]:
     return {f"{node}.config.{name}": value for name, value in config.items()}
 
 
-def encoder_quick(node: str, num_epochs: int) -> dict[str, Any]:
-    """A training of a tiny encoder, whose blocks learn whole."""
-    schedule = {"num_epochs": num_epochs, "learning_rate": 3e-3, "tokens_per_step": 512}
-    return {
-        f"{node}.config.schedule": schedule,
-        f"{node}.config.heldout.every": 4,
-        f"{node}.config.compute": {"tokens_per_micro_batch": 1024, "precision": "float32"},
-    }
-
-
-SMALL_ENCODER = "random:bert?num_blocks=2&hidden_size=32"
 CUT = {"pruned.config.blocks": [2]}
 SMOKES = {
     "ps-kd": Smoke({"ps_kd": 1.0}, changes={**CUT, **quick()}),
@@ -191,35 +181,9 @@ SMOKES = {
         },
     ),
     "hierarchical-self-distillation": Smoke(
-        {"pair_contrast_exit_1": 1 / 3, "pair_contrast_exit_2": 2 / 3, "pair_contrast_exit_3": 1.0},
-        share=0.95,  # of functions that no one has read: the losses of the two are learned apart elsewhere
-        changes={
-            "original.config.source": "random:bert?num_blocks=3&hidden_size=32",
-            "functions.config.source": "docstrings:json",
-            "functions.config.max_rows": 60,
-            "functions.config.choose_fraction": 0.3,
-            "student.config.adapt.exits": [1, 2, 3],
-            "exit_2.config.format.exit": 1,
-            "exit_4.config.format.exit": 2,
-            "early.config.format.early": {"exits": [1, 2, 3], "min_agreement": 0.9},
-            **encoder_quick("student", num_epochs=8),
-        },
+        {f"pair_contrast_exit_{depth}": depth / 3 for depth in (1, 2, 3)}, share=0.95, changes=EXITS
     ),
-    "distill-weighted": Smoke(
-        {"labels": 0.5, "forward_kl_teacher_1": 0.5},
-        share=0.8,
-        changes={
-            "original.config.source": SMALL_ENCODER,
-            "fresh.config.source": SMALL_ENCODER,
-            "requests.config.max_rows": 80,
-            "questions.config.source": "jsonl:shipped/requests.jsonl",
-            "questions.config.verifier": "auto",
-            "questions.config.max_rows": 80,
-            "pruned.config.blocks": [1],
-            **encoder_quick("lesson", num_epochs=4),
-            **encoder_quick("student", num_epochs=6),
-        },
-    ),
+    "distill-weighted": Smoke({"labels": 0.5, "forward_kl_teacher_1": 0.5}, share=0.8, changes=POOL),
     "cross-tokenizer-alm": Smoke({"alm": 1.0}, changes=quick(learning_rate=0.003)),
     "anchored-decoding": Smoke(
         {"next_token": 1.0},
