@@ -181,9 +181,9 @@ SMOKES = {
         },
     ),
     "hierarchical-self-distillation": Smoke(
-        {f"pair_contrast_exit_{depth}": depth / 3 for depth in (1, 2, 3)}, share=0.95, changes=EXITS
+        {f"pair_contrast_exit_{depth}": depth / 3 for depth in (1, 2, 3)}, share=0.95, changes=EXITS, until="scores"
     ),
-    "distill-weighted": Smoke({"labels": 0.5, "forward_kl_teacher_1": 0.5}, share=0.8, changes=POOL),
+    "distill-weighted": Smoke({"labels": 0.5, "forward_kl_teacher_1": 0.5}, share=0.92, changes=POOL),
     "cross-tokenizer-alm": Smoke({"alm": 1.0}, changes=quick(learning_rate=0.003)),
     "anchored-decoding": Smoke(
         {"next_token": 1.0},
