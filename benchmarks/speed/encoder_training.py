@@ -52,6 +52,7 @@ def measure(pairs: Path, num_rows: int, rounds: int) -> None:
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             results[way].append(json.loads(done.stdout.splitlines()[-1]))
     best = {way: max(run["pairs"] / run["seconds"] for run in runs) for way, runs in results.items()}
+    print("An epoch of pairs, best of the rounds by turns")
     print(
         "| way | pairs/s | ours in float32 / it | ours as chosen / it | peak RSS | Spearman, held out |\n|---|---|---|---|---|---|"
     )
