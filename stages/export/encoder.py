@@ -14,7 +14,7 @@ from attar.compressors.encode.early_exits import ExitVectors
 from attar.compressors.encode.encoder import SentenceEncoder, encoded
 from attar.compressors.encode.session import MIN_AGREEMENT, GraphEncoder
 from attar.compressors.export.runtime import CPU
-from attar.compressors.models.blocks import remove_blocks
+from attar.compressors.models.blocks import decoder_blocks, remove_blocks
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import EncoderGraphArtifact
 from attar.registry.artifacts.subjects import form_of, subject_of
@@ -84,7 +84,7 @@ def export_encoder_graph(config: ExportConfig, inputs: ExportInputs, content: Pa
     ids = TextReader.of(inputs.model)(texts)
     encoder = load_encoder(folder, torch.float32)
     if form.exit:
-        remove_blocks(encoder.model, range(form.exit, facts.num_blocks))
+        remove_blocks(encoder.model, range(form.exit, len(decoder_blocks(encoder.model))))
     steps = bar("tracing the graph", 1, "steps")
     graph = (
         export_encoder(encoder, form.opset)

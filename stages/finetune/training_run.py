@@ -237,6 +237,7 @@ def save_adapter(run: TrainingRun, adaptation: Adaptation, base: Trainable, cont
     is_by_quality = run.heldout.stop_on == "quality"
     nats = run.best["score"][int(is_by_quality) :]  # of an evaluation that has no loss: none
     note(f"kept the weights of step {run.best['step']}" + (f" (held-out loss {nats[0]:.4f} nats)" if nats else ""))
+    known = {"vocab_size": base.facts.get("vocab_size"), "exits": adaptation.exits}  # an image has no tokens
     facts = AdapterFacts(
         method=adaptation.kind,
         rank=adaptation.rank,
@@ -244,8 +245,7 @@ def save_adapter(run: TrainingRun, adaptation: Adaptation, base: Trainable, cont
         num_steps=run.trainer.step,
         best_step=run.best["step"],
         base_fingerprint=base.fingerprint,
-        **({"exits": adaptation.exits} if adaptation.exits else {}),
-        **{name: base.facts[name] for name in ("vocab_size",) if name in base.facts},  # type: ignore[arg-type] - an image has no tokens
+        **{name: value for name, value in known.items() if value},  # type: ignore[arg-type] - as their facts are
         # which part of the data the kept state was chosen on: figures of that part flatter it
         chosen_on=tuple(dict.fromkeys(run.rows.evaluated_parts)),
         heldout_quality=-run.best["score"][0] if is_by_quality else None,

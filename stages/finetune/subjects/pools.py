@@ -28,7 +28,7 @@ from attar.stages.runtime.progress import metric, note
 class ReadBy(Protocol):
     """Runs a teacher, called `name`, over examples: what it says of each, a row, and its features, a row."""
 
-    def __call__(self, model: Trainable, name: str, examples: Sequence[Any]) -> tuple[Tensor, Tensor]: ...
+    def __call__(self, model: Trainable, name: str, examples: Sequence[Any], /) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(frozen=True)
