@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from statistics import stdev
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -35,13 +34,13 @@ def precision_and_recall(made: Float[Tensor, "N D"], real: Float[Tensor, "M D"])
     return float(_is_covered(made, real).float().mean()), float(_is_covered(real, made).float().mean())
 
 
-def bootstrap_deviations(
+def bootstrap_draws(
     statistics: Callable[[Int[Tensor, "N"]], Mapping[str, float]], num_points: int, num_draws: int
-) -> dict[str, float]:
-    """Return the standard deviation of each statistic over draws of the points with replacement, always the same ones."""
+) -> dict[str, list[float]]:
+    """Return each statistic of draws of the points with replacement. Always the same draws, so that those of two models are pairs."""
     generator = torch.Generator().manual_seed(0)
     draws = [statistics(torch.randint(num_points, (num_points,), generator=generator)) for _ in range(num_draws)]
-    return {name: stdev(draw[name] for draw in draws) for name in draws[0]}
+    return {name: [draw[name] for draw in draws] for name in draws[0]}
 
 
 def _square_root(matrix: Float[Tensor, "D D"]) -> Float[Tensor, "D D"]:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from attar.compressors.diffusion.classifier import Classified, FeatureClassifier, trained_classifier
-from attar.compressors.diffusion.frechet import bootstrap_deviations, frechet_distance, precision_and_recall
+from attar.compressors.diffusion.frechet import bootstrap_draws, frechet_distance, precision_and_recall
+from attar.registry.artifacts.environment import machine_name
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import EvaluationArtifact
 from attar.registry.artifacts.kinds.kind_facts import EvaluationFacts
@@ -28,6 +29,8 @@ from attar.stages.contract import Forecast, stage
 from attar.stages.runtime.progress import bar, metric, note
 
 RESULT, GRID = "evaluation.json", "grid.png"
+# Images drawn alone and timed, after one that warms up.
+NUM_TIMED = 10
 # Half of a 95% interval in standard deviations.
 NORMAL_95 = 1.96
 
@@ -56,7 +59,7 @@ def _forecast(config: SampleConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
     )
 
 
-@stage("sample", version=1, forecast=_forecast)
+@stage("sample", version=2, forecast=_forecast)
 def sample(config: SampleConfig, inputs: SampleInputs, workdir: Path) -> EvaluationArtifact:
     """Draw images of every class and measure them against held-out ones by a classifier's features.
 
@@ -110,6 +113,11 @@ def _described(config: SampleConfig, inputs: SampleInputs) -> dict[str, Any]:
         "model_fingerprint": inputs.model.fingerprint,
         "part": config.part,
         "num_steps": config.num_steps,
+        # what two evaluations must have in common for their distances to compare, and their draws to be pairs
+        "drawn": {
+            "data": inputs.data.fingerprint,
+            **config.model_dump(mode="json", include={"num_images", "seeds", "classifier", "part"}),
+        },
         "num_parameters": inputs.model.facts.num_parameters,
         "disk_bytes": _disk_bytes(inputs.model.path),
         # what an evaluation of a causal model has: nothing of it is measured here
@@ -166,7 +174,7 @@ def _seed(config: SampleConfig, drawing: Drawing, seed: int, path: Path) -> Draw
     return Drawn(**drawn)
 
 
-def _measures(config: SampleConfig, classifier: FeatureClassifier, real: Classified, drawn: Drawn) -> dict[str, float]:
+def _measures(config: SampleConfig, classifier: FeatureClassifier, real: Classified, drawn: Drawn) -> dict[str, Any]:
     made = Classified.of(classifier, drawn.images)
     is_right = (made.classes == drawn.labels).double()
 
@@ -180,8 +188,9 @@ def _measures(config: SampleConfig, classifier: FeatureClassifier, real: Classif
         }
 
     count = len(made.classes)
-    deviations = bootstrap_deviations(measures, count, config.classifier.num_draws)
-    return measures(torch.arange(count)) | {f"{name}_deviation": value for name, value in deviations.items()}
+    draws = bootstrap_draws(measures, count, config.classifier.num_draws)
+    deviations = {f"{name}_deviation": statistics.stdev(values) for name, values in draws.items()}
+    return {**measures(torch.arange(count)), **deviations, "draws": draws}
 
 
 def _floor(train: LabelledImages, real: LabelledImages, classifier: FeatureClassifier) -> float:
@@ -192,16 +201,17 @@ def _floor(train: LabelledImages, real: LabelledImages, classifier: FeatureClass
     )
 
 
-def _latency(drawing: Drawing, num_classes: int) -> dict[str, float]:
-    """Return seconds for one image drawn alone: median and quartiles of ten."""
+def _latency(drawing: Drawing, num_classes: int) -> dict[str, Any]:
+    """Return seconds for one image drawn alone, median and quartiles of ten, and the conditions."""
     noise, label = torch.randn(1, *drawing.shape, generator=torch.Generator().manual_seed(0)), torch.zeros(1).long()
     seconds = []
-    for _ in range(11):
+    for _ in range(NUM_TIMED + 1):
         started = time.perf_counter()
         drawing(noise, label % num_classes)
         seconds.append(time.perf_counter() - started)
     low, middle, high = statistics.quantiles(seconds[1:], n=4)  # the first one warms up
-    return {"image_seconds": middle, "image_seconds" + LOW: low, "image_seconds" + HIGH: high}
+    conditions = {"machine": machine_name(), "num_threads": torch.get_num_threads(), "num_rounds": NUM_TIMED}
+    return {"image_seconds": middle, "image_seconds" + LOW: low, "image_seconds" + HIGH: high, **conditions}
 
 
 def _disk_bytes(folder: Path) -> int:
