@@ -13,7 +13,6 @@ from attar.stages.export.stage import export
 from attar.stages.finetune.fit_share import fit_share
 from attar.stages.finetune.stage import finetune
 from attar.stages.guidance.data.stage import guide_data
-from attar.stages.guidance.denoise import denoise
 from attar.stages.guidance.stage import guide
 from attar.stages.ingest.data import ingest_data
 from attar.stages.ingest.images.stage import ingest_images
@@ -80,7 +79,6 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
         evaluate,
         compare,
         check_behaviour,
-        denoise,
         sample,
         register,
     )

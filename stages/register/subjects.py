@@ -28,7 +28,9 @@ from attar.stages.register.config import IntervalGate, Thresholds
 # Thresholds on what every model has, those of an encoder, and those of a classifier.
 SHARED_THRESHOLDS = {"max_size_ratio"}
 IMAGE_THRESHOLDS = SHARED_THRESHOLDS | {name for name, (metric, _) in THRESHOLDS.items() if metric in IMAGE_METRICS}
-DENOISER_THRESHOLDS = SHARED_THRESHOLDS | {name for name, (metric, _) in THRESHOLDS.items() if metric in DENOISER_METRICS}
+DENOISER_THRESHOLDS = SHARED_THRESHOLDS | {
+    name for name, (metric, _) in THRESHOLDS.items() if metric in DENOISER_METRICS
+}
 ENCODER_THRESHOLDS = SHARED_THRESHOLDS | {name for name, (metric, _) in THRESHOLDS.items() if metric in ENCODER_METRICS}
 CLASSIFIER_THRESHOLDS = SHARED_THRESHOLDS | {
     name for name, (metric, _) in THRESHOLDS.items() if metric in CLASSIFIER_METRICS

@@ -40,7 +40,6 @@ KILLS = (
     ("joined", "merge_adapters"),
     ("guidance", "guide_data"),
     ("guidance", "guide"),
-    ("denoiser", "denoise"),
     ("healed", "merge"),
     ("retention", "compare"),
     ("onnx", "export"),

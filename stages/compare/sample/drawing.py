@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from torch import Tensor
 
-from attar.compressors.diffusion.net import guided, predictor
+from attar.compressors.diffusion.net import Predict, guided, predictor
 from attar.compressors.diffusion.sampler import Counted, sampled
 from attar.compressors.diffusion.session import GraphSampler
 from attar.compressors.export.runtime import CPU
-from attar.registry.artifacts.handles import DenoiserArtifact, SamplerGraphArtifact
+from attar.compressors.guidance.denoiser import DenoiserAdapters
+from attar.registry.artifacts.handles import DenoiserArtifact
 from attar.stages.artifacts.denoiser.folder import Denoiser, load_denoiser
+from attar.stages.artifacts.denoiser.guidance import attach_guidance
 from attar.stages.artifacts.onnx_session import open_session
-from attar.stages.compare.sample.config import SampleConfig
+from attar.stages.compare.sample.config import SampleConfig, SampleInputs
 from attar.stages.runtime.device import pick_device
 
 
@@ -34,10 +36,15 @@ class Drawing(Protocol):
 class TorchDrawing:
     """A denoiser under its deterministic sampler."""
 
-    def __init__(self, denoiser: Denoiser, config: SampleConfig, num_classes: int) -> None:
+    def __init__(
+        self, denoiser: Denoiser, config: SampleConfig, num_classes: int, adapters: DenoiserAdapters | None = None
+    ) -> None:
         self._denoiser, self._num_steps, self.num_classes = denoiser, config.num_steps, num_classes
         self._counted = Counted(predictor(denoiser.net))
-        self._predict = guided(self._counted, config.guidance_scale, denoiser.num_labels - 1)
+        if adapters is None:
+            self._predict = guided(self._counted, config.guidance_scale, denoiser.num_labels - 1)
+        else:
+            self._predict = _in_one_pass(self._counted, adapters, config.guidance_scale)
 
     @property
     def num_forwards(self) -> int:
@@ -65,10 +72,20 @@ class GraphDrawing:
         return self._sampler(noise, labels)
 
 
-def opened(model: DenoiserArtifact | SamplerGraphArtifact, config: SampleConfig, num_classes: int) -> Drawing:
+def _in_one_pass(predict: Predict, adapters: DenoiserAdapters, scale: float) -> Predict:
+    def one_pass(states: Tensor, times: Tensor, classes: Tensor) -> Tensor:
+        with adapters.at(states.new_full((len(states),), scale)):
+            return predict(states, times, classes)
+
+    return one_pass
+
+
+def opened(inputs: SampleInputs, config: SampleConfig, num_classes: int) -> Drawing:
     """Return a model ready to draw. Raises ValueError as loading it does."""
-    facts = model.facts
+    model, facts = inputs.model, inputs.model.facts
     if model.is_graph:
         shape = (facts.num_image_channels, facts.sample_size, facts.sample_size)
         return GraphDrawing(GraphSampler(open_session(model.path), CPU), shape, config.num_steps, num_classes)
-    return TorchDrawing(load_denoiser(model.path, pick_device()), config, num_classes)
+    denoiser, base = load_denoiser(model.path, pick_device()), cast(DenoiserArtifact, model)
+    adapters = None if inputs.guidance is None else attach_guidance(denoiser, inputs.guidance, base)
+    return TorchDrawing(denoiser, config, num_classes, adapters)

@@ -20,6 +20,7 @@ from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import EvaluationArtifact
 from attar.registry.artifacts.kinds.kind_facts import EvaluationFacts
 from attar.registry.release.figures import HIGH, LOW
+from attar.stages.artifacts.denoiser.guidance import check_guidance
 from attar.stages.artifacts.denoiser.images import LabelledImages, check_images, has_any_class, read_images
 from attar.stages.artifacts.work_forecast import FORWARD
 from attar.stages.compare.sample.config import SampleConfig, SampleInputs
@@ -51,7 +52,12 @@ def _forecast(config: SampleConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
         raise ValueError(
             f"num_steps is {config.num_steps}, which does not divide the {model['num_timesteps']} timesteps of the scheduler; accepted: a divisor"
         )
-    num_forwards = config.num_steps * (1 if config.guidance_scale == 1.0 else 2)
+    guidance = inputs.get("guidance", ())
+    if guidance and "num_steps" in model:
+        raise ValueError("guidance: adapters hang beside a denoiser's net, and the model is a graph; accepted: none")
+    for adapter in guidance:
+        check_guidance(adapter, config.guidance_scale)
+    num_forwards = config.num_steps * (1 if config.guidance_scale == 1.0 or guidance else 2)
     num_images = config.num_images * len(config.seeds)
     flops = FORWARD * float(model.get("num_products", 0)) * num_images * num_forwards
     return Forecast(
@@ -81,7 +87,7 @@ def sample(config: SampleConfig, inputs: SampleInputs, workdir: Path) -> Evaluat
     num_steps = config.classifier.num_steps
     counter = bar("training the classifier", num_steps, "steps")
     classifier = trained_classifier(train.images, train.labels, num_classes, num_steps, counter.advance)
-    drawing = opened(inputs.model, config, num_classes)
+    drawing = opened(inputs, config, num_classes)
     seeds = [_seed(config, drawing, seed, workdir / f"seed-{seed}.pt") for seed in config.seeds]
     classified = Classified.of(classifier, real.images)
     measured = [_measures(config, classifier, classified, drawn) for drawn in seeds]
