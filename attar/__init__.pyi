@@ -673,26 +673,12 @@ class Stages:
     ) -> BehaviourArtifact:
         """Ask student and original the same cases and count the flips, each group with an interval."""
 
-    def denoise(
-        self,
-        *,
-        seeds: Sequence[int] = ...,
-        adapter: Mapping[str, Any] = ...,
-        training: Mapping[str, Any] = ...,
-        states: Mapping[str, Any] = ...,
-        max_error_ratio: float = 0.6,
-        max_data_ratio: float = 1.0,
-        config: Mapping[str, Any] | None = None,
-        output: Source | None = None,
-        store: Store | None = None,
-    ) -> ComparisonArtifact:
-        """Train a class-conditional denoiser, distil its guidance into adapters, and measure both kinds of training states."""
-
     def sample(
         self,
         *,
         model: DenoiserArtifact | SamplerGraphArtifact | Source,
         data: ImageDatasetArtifact | Source,
+        guidance: AdapterArtifact | Source | None = None,
         num_steps: int = 25,
         guidance_scale: float = 1.0,
         num_images: int = 1000,
@@ -709,12 +695,12 @@ class Stages:
     def register(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | DenoiserArtifact | Source,
         evaluation: EvaluationArtifact | Source,
         baseline: EvaluationArtifact | Source,
-        onnx: OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | Source | Sequence[OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | Source] = (),
+        onnx: OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | SamplerGraphArtifact | Source | Sequence[OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | SamplerGraphArtifact | Source] = (),
         onnx_evaluation: EvaluationArtifact | Source | Sequence[EvaluationArtifact | Source] = (),
-        forms: OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact | Source | Sequence[OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact | Source] = (),
+        forms: OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | SamplerGraphArtifact | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact | Source | Sequence[OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | SamplerGraphArtifact | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact | Source] = (),
         comparison: ComparisonArtifact | Source | None = None,
         behaviour: BehaviourArtifact | Source | None = None,
         name: str,

@@ -78,7 +78,7 @@ def test_the_same_schedules_change_them() -> None:
     ramped, last = run_of("fields", KINDS["fields"], schedules={"own": (ramp,)}), ScoreMatching(power=2.0)
     assert ramped.measure.objectives["own"] == last
     first = next(ramped.run()).losses["own"]
-    assert first == pytest.approx(next(run_of("fields", ScoreMatching(Diffusion(), power=0.05)).run()).losses["own"])
+    assert first == pytest.approx(next(run_of("fields", ScoreMatching(power=0.05)).run()).losses["own"])
     classes = Distil(divergence=ForwardKL())
     switch = SwitchDivergence(to=ReverseKL(), at_fraction=0.5)
     run = run_of(DISTRIBUTIONS, classes, schedules={"own": (switch,)})
