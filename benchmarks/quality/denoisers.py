@@ -1,6 +1,6 @@
 """One-step students of a denoiser by each loss, at equal training compute, beside the teacher's 25 steps. Frechet distance, recall, forwards.
 
-python benchmarks/quality/denoisers.py HOME IMAGES.npz [--seeds 0,1,2] [--teacher-steps 1500] [--budget 6000] [--arms bare,segments,...] [--max-rows 0]
+python benchmarks/quality/denoisers.py HOME IMAGES.npz [--seeds 0,1,2] [--teacher-steps 1500] [--budget 6000] [--arms bare,...] [--max-rows 0]
 
 IMAGES: `images` and `labels`, 28 x 28, averaged down to 14 x 14; 15% are held out, which distances are to. A budget is in forwards of the net an
 image of a step: a training pass counts three, a pass without gradient one. HOME keeps what was made: an interrupted sitting goes on.

@@ -35,11 +35,19 @@ def precision_and_recall(made: Float[Tensor, "N D"], real: Float[Tensor, "M D"])
 
 
 def bootstrap_draws(
-    statistics: Callable[[Int[Tensor, "N"]], Mapping[str, float]], num_points: int, num_draws: int
+    statistics: Callable[[Int[Tensor, "N"]], Mapping[str, float]], labels: Int[Tensor, "N"], num_draws: int
 ) -> dict[str, list[float]]:
-    """Return each statistic of draws of the points with replacement. Always the same draws, so that those of two models are pairs."""
+    """Return each statistic of draws of the points with replacement, each point by one of its own class, since classes were chosen.
+
+    Always the same draws, so that those of two models are pairs.
+    """
     generator = torch.Generator().manual_seed(0)
-    draws = [statistics(torch.randint(num_points, (num_points,), generator=generator)) for _ in range(num_draws)]
+    order, counts = labels.argsort(stable=True), labels.bincount()
+    first, count = (counts.cumsum(0) - counts)[labels], counts[labels]
+    draws = []
+    for _ in range(num_draws):
+        uniform = torch.rand(len(labels), generator=generator, dtype=torch.float64)
+        draws.append(statistics(order[first + (uniform * count).long()]))
     return {name: [draw[name] for draw in draws] for name in draws[0]}
 
 

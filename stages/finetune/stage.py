@@ -38,7 +38,7 @@ from attar.stages.finetune.subjects.checks import check_subject
 from attar.stages.finetune.subjects.classifier import build_classifier_run, check_same_classes, reads_grades
 from attar.stages.finetune.subjects.denoiser import build_denoiser_run
 from attar.stages.finetune.subjects.encoder import build_encoder_run
-from attar.stages.finetune.subjects.guided_denoiser import write_guidance
+from attar.stages.finetune.subjects.guided_denoiser import guidance_facts, write_guidance
 from attar.stages.finetune.subjects.images import build_image_run
 from attar.stages.finetune.teacher_config import policy_of, reads_record
 from attar.stages.finetune.teaching import build_rollouts, build_teacher_sources, with_hints
@@ -92,6 +92,7 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     facts: dict[str, Any] = {"method": config.adapt.kind}
     facts |= {"expert_rank": config.adapt.expert_rank} if config.adapt.expert_rank else {}
     facts |= {"vocab_size": model["vocab_size"]} if "vocab_size" in model else {}
+    facts |= guidance_facts(objectives) if config.adapt.kind == "guidance" else {}
     return Forecast(
         facts,
         num_flops=training_flops(

@@ -194,7 +194,7 @@ def _measures(config: SampleConfig, classifier: FeatureClassifier, real: Classif
         }
 
     count = len(made.classes)
-    draws = bootstrap_draws(measures, count, config.classifier.num_draws)
+    draws = bootstrap_draws(measures, drawn.labels, config.classifier.num_draws)
     deviations = {f"{name}_deviation": statistics.stdev(values) for name, values in draws.items()}
     return {**measures(torch.arange(count)), **deviations, "draws": draws}
 

@@ -43,6 +43,12 @@ def check_adaptation(kind: str, objectives: Mapping[str, Any]) -> None:
             )
 
 
+def guidance_facts(objectives: Mapping[str, Any]) -> Facts:
+    """Return what is known of adapters before they have learned: the scales that they will."""
+    [objective] = objectives.values()
+    return {"min_scale": objective.min_scale, "max_scale": objective.max_scale}
+
+
 def guided_student(plan: TrainingPlan, denoiser: Denoiser) -> GuidedDenoiser:
     """Return the frozen net with fresh adapters for the scales that its objective draws."""
     [objective] = plan.reduction.objectives.values()
