@@ -63,13 +63,15 @@ class TorchDrawing:
 class GraphDrawing:
     """The graph of a whole sampler: its steps are in it, each a forward."""
 
-    def __init__(self, session: Any, shape: tuple[int, int, int], num_steps: int, num_classes: int) -> None:
+    def __init__(
+        self, session: Any, shape: tuple[int, int, int], num_steps: int, num_classes: int, scale: float | None = None
+    ) -> None:
         self._sampler, self.shape, self._num_steps, self.num_classes = session, shape, num_steps, num_classes
-        self.num_forwards = 0
+        self._scale, self.num_forwards = scale, 0
 
     def __call__(self, noise: Tensor, labels: Tensor) -> Tensor:
         self.num_forwards += self._num_steps
-        return self._sampler(noise, labels)
+        return self._sampler(noise, labels, None if self._scale is None else noise.new_full((len(noise),), self._scale))
 
 
 def _in_one_pass(predict: Predict, adapters: DenoiserAdapters, scale: float) -> Predict:
@@ -85,7 +87,8 @@ def opened(inputs: SampleInputs, config: SampleConfig, num_classes: int) -> Draw
     model, facts = inputs.model, inputs.model.facts
     if model.is_graph:
         shape = (facts.num_image_channels, facts.sample_size, facts.sample_size)
-        return GraphDrawing(GraphSampler(open_session(model.path), CPU), shape, config.num_steps, num_classes)
+        scale = config.guidance_scale if "min_scale" in facts else None
+        return GraphDrawing(GraphSampler(open_session(model.path), CPU), shape, config.num_steps, num_classes, scale)
     denoiser, base = load_denoiser(model.path, pick_device()), cast(DenoiserArtifact, model)
     adapters = None if inputs.guidance is None else attach_guidance(denoiser, inputs.guidance, base)
     return TorchDrawing(denoiser, config, num_classes, adapters)

@@ -43,7 +43,12 @@ def _forecast(config: SampleConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
         raise ValueError(
             f"guidance_scale is {config.guidance_scale:g}, but the model has no class beside the data's that means any; accepted: 1"
         )
-    if "num_steps" in model and (config.num_steps != model["num_steps"] or config.guidance_scale != 1.0):
+    is_guided_graph = "min_scale" in model
+    if is_guided_graph:
+        check_guidance(model, config.guidance_scale)
+    if "num_steps" in model and (
+        config.num_steps != model["num_steps"] or (config.guidance_scale != 1.0 and not is_guided_graph)
+    ):
         raise ValueError(
             f"num_steps is {config.num_steps} at guidance_scale {config.guidance_scale:g}, but {model['num_steps']} steps without guidance "
             "are in the graph; accepted: those"
@@ -57,7 +62,8 @@ def _forecast(config: SampleConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
         raise ValueError("guidance: adapters hang beside a denoiser's net, and the model is a graph; accepted: none")
     for adapter in guidance:
         check_guidance(adapter, config.guidance_scale)
-    num_forwards = config.num_steps * (1 if config.guidance_scale == 1.0 or guidance else 2)
+    is_one_pass = config.guidance_scale == 1.0 or bool(guidance) or is_guided_graph
+    num_forwards = config.num_steps * (1 if is_one_pass else 2)
     num_images = config.num_images * len(config.seeds)
     flops = FORWARD * float(model.get("num_products", 0)) * num_images * num_forwards
     return Forecast(

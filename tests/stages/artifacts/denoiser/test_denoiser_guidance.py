@@ -13,6 +13,8 @@ from attar.registry.artifacts.handles import AdapterArtifact, DenoiserArtifact, 
 from attar.registry.artifacts.store import Store
 from attar.stages.compare.sample.config import SampleConfig, SampleInputs
 from attar.stages.compare.sample.stage import sample
+from attar.stages.export.config import ExportConfig, ExportInputs
+from attar.stages.export.stage import export
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.stage import finetune
@@ -60,6 +62,21 @@ def test_adapters_learn_what_two_passes_say_and_draw_in_one(
     other = denoiser_of(store, "random:unet?sample_size=8&num_classes=3&width=8&seed=1")
     with pytest.raises(ValueError, match="guidance: the adapters were trained on model .*; accepted: that model"):
         sample.execute(config, SampleInputs(model=other, data=images, guidance=adapter), store)
+
+
+@pytest.mark.slow  # the graph of a sampler takes long to trace
+def test_the_graph_of_a_guided_sampler_has_the_scale_as_an_input(
+    store: Store, teacher: DenoiserArtifact, images: ImageDatasetArtifact
+) -> None:
+    adapter = guided_by(store, teacher, images, config_of(steps=10))
+    inputs = ExportInputs(model=teacher, data=images, guidance=adapter)
+    graph = export.execute(ExportConfig(format={"num_steps": 2}), inputs, store).artifact
+    assert (graph.facts.min_scale, graph.facts.max_scale) == (1.0, 6.0)
+    config = SampleConfig(**{**FEW, "guidance_scale": 3.0})
+    of_graph = sample.execute(config, SampleInputs(model=graph, data=images), store).artifact
+    of_torch = sample.execute(config, SampleInputs(model=teacher, data=images, guidance=adapter), store).artifact
+    assert of_graph.facts["num_forwards"] == 2.0
+    assert of_graph.facts["frechet_distance"] == pytest.approx(float(of_torch.facts["frechet_distance"]), rel=0.02)
 
 
 def test_a_whole_net_learns_guidance_at_one_scale_and_stays_a_denoiser(
@@ -133,6 +150,14 @@ def test_what_no_guidance_goes_with_is_refused_before_any_work() -> None:
         sample.forecast(SampleConfig(guidance_scale=8.0), given)
     with pytest.raises(ValueError, match="guidance: it holds what 'full' trained; accepted: a finetune with"):
         sample.forecast(SampleConfig(guidance_scale=2.0), {**given, "guidance": ({"method": "full"},)})
+    guided = {"model": ({**MODEL, "num_steps": 25, "min_scale": 1.0, "max_scale": 6.0},), "data": (DATA,)}
+    assert sample.forecast(SampleConfig(guidance_scale=3.0), guided).facts["num_forwards"] == 25
+    with pytest.raises(ValueError, match="guidance_scale is 7, but the adapters learned 1 to 6"):
+        sample.forecast(SampleConfig(guidance_scale=7.0), guided)
+    with pytest.raises(ValueError, match="input text is for causal language models.*accepted: guidance"):
+        export.forecast(ExportConfig(), {"model": (MODEL,), "data": (DATA,), "text": ({},)})
+    made = export.forecast(ExportConfig(), {"model": (MODEL,), "data": (DATA,), "guidance": (learned,)}).facts
+    assert (made["min_scale"], made["max_scale"]) == (1.0, 6.0)
     graph = {**MODEL, "num_steps": 25}
     with pytest.raises(ValueError, match="guidance: adapters hang beside a denoiser's net, and the model is a graph"):
         sample.forecast(SampleConfig(), {**given, "model": (graph,)})
