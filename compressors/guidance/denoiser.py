@@ -143,8 +143,9 @@ class GuidedDenoiser(nn.Module):
     """A frozen net with guidance adapters, as the training loop sees it: each image of a batch at the scale that was drawn for it."""
 
     reads: tuple[str, ...] = ()
-    # no second net learns beside it
+    # no other net learns beside it
     critic: nn.Module | None = None
+    discriminator: nn.Module | None = None
 
     def __init__(self, net: nn.Module, attentions: Sequence[GuidedAttention], adapters: DenoiserAdapters) -> None:
         super().__init__()

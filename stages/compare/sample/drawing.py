@@ -11,11 +11,11 @@ from attar.compressors.diffusion.sampler import Counted, sampled
 from attar.compressors.diffusion.session import GraphSampler
 from attar.compressors.export.runtime import CPU
 from attar.compressors.guidance.denoiser import DenoiserAdapters
-from attar.registry.artifacts.handles import DenoiserArtifact
+from attar.registry.artifacts.handles import AdapterArtifact, DenoiserArtifact, SamplerGraphArtifact
 from attar.stages.artifacts.denoiser.folder import Denoiser, load_denoiser
 from attar.stages.artifacts.denoiser.guidance import attach_guidance
 from attar.stages.artifacts.onnx_session import open_session
-from attar.stages.compare.sample.config import SampleConfig, SampleInputs
+from attar.stages.compare.sample.config import SampleConfig
 from attar.stages.runtime.device import pick_device
 
 
@@ -82,13 +82,18 @@ def _in_one_pass(predict: Predict, adapters: DenoiserAdapters, scale: float) -> 
     return one_pass
 
 
-def opened(inputs: SampleInputs, config: SampleConfig, num_classes: int) -> Drawing:
+def opened(
+    model: DenoiserArtifact | SamplerGraphArtifact,
+    config: SampleConfig,
+    num_classes: int,
+    guidance: AdapterArtifact | None = None,
+) -> Drawing:
     """Return a model ready to draw. Raises ValueError as loading it does."""
-    model, facts = inputs.model, inputs.model.facts
+    facts = model.facts
     if model.is_graph:
         shape = (facts.num_image_channels, facts.sample_size, facts.sample_size)
         scale = config.guidance_scale if "min_scale" in facts else None
         return GraphDrawing(GraphSampler(open_session(model.path), CPU), shape, config.num_steps, num_classes, scale)
     denoiser, base = load_denoiser(model.path, pick_device()), cast(DenoiserArtifact, model)
-    adapters = None if inputs.guidance is None else attach_guidance(denoiser, inputs.guidance, base)
+    adapters = None if guidance is None else attach_guidance(denoiser, guidance, base)
     return TorchDrawing(denoiser, config, num_classes, adapters)

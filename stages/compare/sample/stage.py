@@ -93,7 +93,7 @@ def sample(config: SampleConfig, inputs: SampleInputs, workdir: Path) -> Evaluat
     num_steps = config.classifier.num_steps
     counter = bar("training the classifier", num_steps, "steps")
     classifier = trained_classifier(train.images, train.labels, num_classes, num_steps, counter.advance)
-    drawing = opened(inputs, config, num_classes)
+    drawing = opened(inputs.model, config, num_classes, inputs.guidance)
     seeds = [_seed(config, drawing, seed, workdir / f"seed-{seed}.pt") for seed in config.seeds]
     classified = Classified.of(classifier, real.images)
     measured = [_measures(config, classifier, classified, drawn) for drawn in seeds]
