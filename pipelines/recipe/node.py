@@ -68,7 +68,7 @@ def read_node(
         pool = node_pool(name, spec, pools)
     if not isinstance(stage_name, str) or stage_name not in STAGES:
         known = did_you_mean(str(stage_name) if isinstance(stage_name, str) else "", STAGES)
-        if stage_name in FORMER_STAGES:
+        if isinstance(stage_name, str) and stage_name in FORMER_STAGES:
             known = f" It is {FORMER_STAGES[stage_name]} now."
         mistakes.add(f"{where}, stage = {shown(stage_name)}: unknown stage.{known}")
         return None

@@ -41,9 +41,9 @@ def sampler_graph_forecast(config: ExportConfig, model: Facts, given: Mapping[st
         raise ValueError("input text is for causal language models, and the model is a denoiser; accepted: guidance")
     for adapter in given.get("guidance", ()):
         check_guidance(adapter)
-    if given := [name for name in CAUSAL_FIELDS if name in config.model_fields_set]:
+    if causal := [name for name in CAUSAL_FIELDS if name in config.model_fields_set]:
         raise ValueError(
-            f"{given[0]} is given, but the model is a denoiser, which writes nothing; accepted: format.opset, format.num_steps, num_prompts"
+            f"{causal[0]} is given, but the model is a denoiser, which writes nothing; accepted: format.opset, format.num_steps, num_prompts"
         )
     if model.get("num_timesteps", 0) % config.format.num_steps:
         raise ValueError(

@@ -29,7 +29,7 @@ FEW: dict[str, Any] = {"num_steps": 2, "num_images": 30, "classifier": {"num_ste
 
 
 def config_of(steps: int = 40, adapt: dict[str, Any] | None = None, **params: Any) -> FinetuneConfig:
-    schedule = {**TRAINING["schedule"], "max_steps": steps, "learning_rate": 5e-3}
+    schedule = {**TRAINING["schedule"], "max_steps": steps, "learning_rate": 1e-2}
     return FinetuneConfig(
         **{**TRAINING, "schedule": schedule, "adapt": adapt or {"kind": "guidance", "rank": 8}},
         objectives={"guided_distance": {"divergence": {"guided_distance": {**PATHS, **params}}}},
@@ -50,7 +50,7 @@ def guided_by(
 def test_adapters_learn_what_two_passes_say_and_draw_in_one(
     store: Store, teacher: DenoiserArtifact, images: ImageDatasetArtifact
 ) -> None:
-    adapter = guided_by(store, teacher, images, config_of())
+    adapter = guided_by(store, teacher, images, config_of(steps=60))
     assert adapter.facts.method == "guidance" and adapter.facts["min_scale"] == 1.0
     assert float(adapter.facts["guidance_error_ratio"]) < 0.9
     about = json.loads((adapter.path / "guidance.json").read_text())
@@ -84,7 +84,8 @@ def test_a_whole_net_learns_guidance_at_one_scale_and_stays_a_denoiser(
 ) -> None:
     params = {**PATHS, "min_scale": 2.0, "max_scale": 2.0, "is_rolled": False}
     objectives = {"guided": {"divergence": {"guided_distance": params}}}
-    student = trained(store, teacher, images, teacher, objectives=objectives)
+    schedule = {**TRAINING["schedule"], "max_steps": 8, "learning_rate": 2e-4}
+    student = trained(store, teacher, images, teacher, objectives=objectives, schedule=schedule)
     assert isinstance(student, DenoiserArtifact) and student.fingerprint != teacher.fingerprint
 
 

@@ -35,7 +35,7 @@ def net(kind: NetKind) -> nn.Module:
     torch.manual_seed(0)
     made = kind.prepared(net_of(kind).from_config(CONFIGS[kind]))
     for parameter in made.parameters():  # away from the zeros it begins with
-        if float(parameter.abs().max()) == 0.0:
+        if not bool(parameter.detach().any()):
             nn.init.normal_(parameter, std=0.2)
     return made.eval().requires_grad_(False)
 

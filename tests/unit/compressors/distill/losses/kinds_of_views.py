@@ -240,7 +240,8 @@ class Words(nn.Module):
 class Denoiser(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.entry, self.time, self.exit = nn.Linear(64, width), nn.Embedding(5, width), nn.Linear(width, 64)
+        hidden = 4 * width
+        self.entry, self.time, self.exit = nn.Linear(64, hidden), nn.Embedding(5, hidden), nn.Linear(hidden, 64)
 
     def forward(self, batch: SampleBatch) -> Tensor:
         return self.exit(torch.tanh(self.entry(batch.values) + self.time(batch.labels)))
