@@ -20,7 +20,7 @@ from attar.registry.artifacts.store import Store
 from attar.registry.release.figures import HIGH, LOW
 from attar.stages.catalogue import STAGES
 from attar.stages.compare.sample.stage import sample_headline
-from attar.stages.evaluate.drawn_images import NO_BOUND, drawn_ratios
+from attar.stages.evaluate.images.drawn import NO_BOUND, drawn_ratios
 from attar.stages.evaluate.paired_evaluations import evaluation_of
 from attar.stages.runtime.progress import hearing, listen
 

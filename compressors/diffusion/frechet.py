@@ -37,9 +37,9 @@ def precision_and_recall(made: Float[Tensor, "N D"], real: Float[Tensor, "M D"])
 def bootstrap_draws(
     statistics: Callable[[Int[Tensor, "N"]], Mapping[str, float]], labels: Int[Tensor, "N"], num_draws: int
 ) -> dict[str, list[float]]:
-    """Return each statistic of draws of the points with replacement, each point by one of its own class, since classes were chosen.
+    """Return each statistic of draws of the points with replacement, always the same draws.
 
-    Always the same draws, so that those of two models are pairs.
+    Each point is drawn by one of its own class, since classes were chosen. Those of two models are pairs.
     """
     generator = torch.Generator().manual_seed(0)
     order, counts = labels.argsort(stable=True), labels.bincount()

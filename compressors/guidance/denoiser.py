@@ -140,7 +140,7 @@ class OffsetConditionAdapter(nn.Module):
 
 
 class GuidedDenoiser(nn.Module):
-    """A frozen net with guidance adapters, as the training loop sees it: each image of a batch at the scale that was drawn for it."""
+    """A frozen net with guidance adapters, as the training loop sees it. Each image of a batch has the scale that was drawn for it."""
 
     reads: tuple[str, ...] = ()
     # no other net learns beside it

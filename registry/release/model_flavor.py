@@ -49,11 +49,9 @@ def write_version(
     (name in the version -> where it lies) is copied whole. MLmodel holds one flavor of a kind: it lists all forms in its metadata.
     `figures` are the rows of the version's table.
     """
-    versions = package_versions()
     graphs = [name for name, source in form_folders.items() if (source / GRAPH).is_file()]
     shutil.rmtree(folder, ignore_errors=True)
-    names = REQUIREMENTS if components else (library, *PLAIN_REQUIREMENTS)
-    requirements = [f"{name}=={versions[name]}" for name in names if name in versions]
+    requirements = _pinned(REQUIREMENTS if components else (library, *PLAIN_REQUIREMENTS))
     metadata = {**metadata, "attar.onnx": sorted(graphs), "attar.forms": sorted(form_folders)}
     if components:
         mlflow.transformers.save_model(
@@ -72,7 +70,7 @@ def write_version(
     for name, source in form_folders.items():
         shutil.copytree(source, folder / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("records"))
     if graphs:
-        _add_onnx_flavor(folder, graphs[0], versions)
+        _add_onnx_flavor(folder, graphs[0])
     (folder / CARD).write_text(card)
     write_figures(folder, figures)
     open_to_readers(folder)
@@ -120,12 +118,18 @@ SIGNATURES = {
 }
 
 
-def _add_onnx_flavor(folder: Path, name: str, versions: Mapping[str, str]) -> None:
+def _pinned(names: Sequence[str]) -> list[str]:
+    """Return requirements of what is installed here of these packages."""
+    versions = package_versions()
+    return [f"{name}=={versions[name]}" for name in names if name in versions]
+
+
+def _add_onnx_flavor(folder: Path, name: str) -> None:
     """List a graph that lies there already: MLflow's own writer would rename its data file and drop the tokenizer."""
     described = Model.load(str(folder))
     described.add_flavor(
         "onnx",
-        onnx_version=versions.get("onnx", ""),
+        onnx_version=package_versions().get("onnx", ""),
         data=f"{name}/{GRAPH}",
         providers=PROVIDERS,
         onnx_session_options=None,

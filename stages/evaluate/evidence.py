@@ -15,8 +15,8 @@ from attar.compressors.measure.newcombe import Cells, PairedDrop
 from attar.compressors.measure.paired import share
 from attar.compressors.measure.rounds import PairedRounds
 from attar.registry.release.interval_gate import Claim, Evidence
-from attar.stages.evaluate.drawn_images import FIGURE_OF, drawn_claim
 from attar.stages.evaluate.gate_check import GateCheck
+from attar.stages.evaluate.images.drawn import FIGURE_OF, drawn_claim
 from attar.stages.evaluate.question_pairs import all_pairs
 
 # The rounds of a time in an evaluation, and the numbers of it that have no spread.

@@ -14,8 +14,8 @@ from attar.registry.artifacts.handles import Artifact
 from attar.registry.release.figures import HIGH, LOW
 from attar.registry.release.gate import Ratio
 from attar.stages.evaluate.class_scores import classifier_ratios
-from attar.stages.evaluate.drawn_images import drawn_ratios
 from attar.stages.evaluate.headline import TIMES, bits_per_byte
+from attar.stages.evaluate.images.drawn import drawn_ratios
 from attar.stages.evaluate.question_pairs import paired_right
 from attar.stages.evaluate.rankings import EMBED_TIMES, IMAGE_TIMES, encoder_ratios
 

@@ -160,7 +160,7 @@ class QuantizationAware(StageConfig):
 
 
 class Guidance(StageConfig):
-    """Adapters beside the attentions of a denoiser, which learn in one pass what guidance says in two; the base stays as it is."""
+    """Adapters beside the attentions of a denoiser, which learn in one pass what guidance says in two. The base stays as it is."""
 
     kind: Literal["guidance"] = "guidance"
     """Guidance adapters learn, by the loss guided_distance. https://arxiv.org/abs/2503.07274"""

@@ -1,4 +1,4 @@
-"""What a training leaves: its best weights with their facts, as PEFT's folder, the base's own weights, or by a writer of their kind."""
+"""What a training leaves. Its best weights with their facts, as PEFT's folder, the base's own weights, or by a writer of their kind."""
 
 from __future__ import annotations
 

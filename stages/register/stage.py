@@ -21,7 +21,7 @@ from attar.registry.release.gate import Ratio
 from attar.stages.artifacts.mixed_subjects import refuse_mixed
 from attar.stages.artifacts.model.size_forecast import stored_bytes
 from attar.stages.contract import Forecast, stage
-from attar.stages.evaluate.drawn_images import unlike
+from attar.stages.evaluate.images.drawn import unlike
 from attar.stages.evaluate.paired_evaluations import evaluation_of, paired_ratios
 from attar.stages.register.config import RegisterConfig, RegisterInputs
 from attar.stages.register.forms import Form, format_of, forms_by_folder

@@ -1,4 +1,4 @@
-"""States that a guided sampler visits on its way from noise: what a net that is to be guided in one pass will meet. No image is read."""
+"""States that a guided sampler visits on its way from noise. A net that is to be guided in one pass will meet them; no image is read."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class GuidedPaths:
         seed: int,
         on_rolled: Callable[[int], None] = lambda count: None,
     ) -> VisitedStates:
-        """Roll a net out under guidance from noise, each path with a class and a scale of its own, and keep every state."""
+        """Return every state of a net that is rolled out under guidance from noise. Each path has a class and a scale of its own."""
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(self.num_rollouts, *shape, generator=generator)
         classes = torch.randint(num_classes, (self.num_rollouts,), generator=generator)
@@ -63,7 +63,7 @@ class GuidedPaths:
 
 @dataclass(frozen=True, eq=False)
 class VisitedStates:
-    """The states of R paths of S steps; each draw gives one of them, with its path's class and the number that its scale is made of."""
+    """The states of R paths of S steps. Each draw gives one of them, with its path's class and the number that its scale is made of."""
 
     visited: Float[Tensor, "S R C H W"]
     times: Int[Tensor, "S"]

@@ -1,4 +1,4 @@
-"""What is apart in a denoiser's training for guidance: its adapters, and the paths of the guided sampler that they learn on."""
+"""What is apart in a denoiser's training for guidance. Its adapters, and the paths of the guided sampler that they learn on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Learn in one pass what guidance says in two: the target of guidance adapters, and of a net that is guided at one scale."""
+"""Learn in one pass what guidance says in two. The target of guidance adapters, and of a net that is guided at one scale."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from attar.compressors.distill.losses.views import ViewName
 
 @dataclass(frozen=True)
 class GuidedDistance:
-    """E ||p(x_t, t, c, w) - (p_u + w (p_c - p_u))||^2, p_c and p_u the teacher's with the class and with the one that means any.
+    """E ||p(x_t, t, c, w) - (p_u + w (p_c - p_u))||^2: two passes of the teacher learned in one.
 
-    w is drawn evenly from [min_scale, max_scale]; 1 is no guidance. `is_rolled`: x_t are states of guided paths from noise, as
+    p_c is the teacher's with the class, p_u with the one that means any. w is drawn evenly from [min_scale, max_scale]; 1 is no guidance. `is_rolled`: x_t are states of guided paths from noise, as
     https://arxiv.org/abs/2503.07274 has it, else noised images at the sampler's timesteps. The teacher is asked anew at every step, where
     the paper keeps its answers. At one scale a whole net learns it too, https://arxiv.org/abs/2210.03142.
     """

@@ -56,9 +56,9 @@ def test_adapters_learn_what_two_passes_say_and_draw_in_one(
     about = json.loads((adapter.path / "guidance.json").read_text())
     assert list(about["bases"]) == [teacher.fingerprint]
     config = SampleConfig(**{**FEW, "guidance_scale": 3.0})
-    two = sample.execute(config, SampleInputs(model=teacher, data=images), store).artifact
-    one = sample.execute(config, SampleInputs(model=teacher, data=images, guidance=adapter), store).artifact
-    assert (two.facts["num_forwards"], one.facts["num_forwards"]) == (4.0, 2.0)
+    plain = sample.execute(config, SampleInputs(model=teacher, data=images), store).artifact
+    guided = sample.execute(config, SampleInputs(model=teacher, data=images, guidance=adapter), store).artifact
+    assert (plain.facts["num_forwards"], guided.facts["num_forwards"]) == (4.0, 2.0)
     other = denoiser_of(store, "random:unet?sample_size=8&num_classes=3&width=8&seed=1")
     with pytest.raises(ValueError, match="guidance: the adapters were trained on model .*; accepted: that model"):
         sample.execute(config, SampleInputs(model=other, data=images, guidance=adapter), store)

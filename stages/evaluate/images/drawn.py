@@ -1,11 +1,11 @@
-"""The figures of drawn images beside those of the original's: ratios whose intervals are of pairs, drawn of the same noise and classes."""
+"""The figures of drawn images beside those of the original's. Ratios with intervals of pairs, drawn of the same noise and classes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from attar.compressors.measure.quotient import PairedQuotient
+from attar.compressors.measure.bootstrap import PairedQuotient
 from attar.registry.release.gate import Ratio
 from attar.registry.release.interval_gate import Claim
 from attar.stages.evaluate.gate_check import GateCheck
@@ -20,7 +20,7 @@ NO_BOUND = 1e6
 
 
 def drawn_ratios(candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[str, Ratio]:
-    """Return candidate / baseline of what images are measured by, where both drew the same noise; nothing of models that draw none."""
+    """Return candidate / baseline of what images are measured by, where both drew the same noise. Nothing of models that draw none."""
     if "drawn" not in candidate or unlike(candidate, baseline):
         return {}
     return {name: _ratio(_quotient(name, candidate, baseline)) for name in FIGURES}

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from attar.compressors.measure.quotient import PairedQuotient
+from attar.compressors.measure.bootstrap import PairedQuotient
 
 
 def quotient(**changes: float) -> PairedQuotient:
