@@ -20,9 +20,10 @@ from attar.compressors.distill.losses.views import ViewName
 class GuidedDistance:
     """E ||p(x_t, t, c, w) - (p_u + w (p_c - p_u))||^2: two passes of the teacher learned in one.
 
-    p_c is the teacher's with the class, p_u with the one that means any. w is drawn evenly from [min_scale, max_scale]; 1 is no guidance. `is_rolled`: x_t are states of guided paths from noise, as
-    https://arxiv.org/abs/2503.07274 has it, else noised images at the sampler's timesteps. The teacher is asked anew at every step, where
-    the paper keeps its answers. At one scale a whole net learns it too, https://arxiv.org/abs/2210.03142.
+    p_c is the teacher's with the class, p_u with the one that means any. w is drawn evenly from [min_scale, max_scale]; 1 is no guidance.
+    `is_rolled`: x_t are states of guided paths from noise, as https://arxiv.org/abs/2503.07274 has it, else noised images at the sampler's
+    timesteps. The teacher is asked anew at every step, where the paper keeps its answers. At one scale a whole net learns it too,
+    https://arxiv.org/abs/2210.03142.
     """
 
     min_scale: float = 1.0
