@@ -16,6 +16,7 @@ from attar.compressors.distill.losses.denoising.catalogue import DENOISING_LOSSE
 from attar.compressors.distill.losses.divergences.catalogue import CHUNKWISE, DIVERGENCES, LISTWISE
 from attar.compressors.distill.losses.divergences.hidden import HIDDEN_LOSSES
 from attar.compressors.distill.losses.embeddings import EMBEDDING_LOSSES
+from attar.compressors.distill.losses.images.catalogue import IMAGE_LOSSES
 from attar.compressors.distill.losses.objectives import OBJECTIVES
 from attar.compressors.distill.losses.targets.target_ops import TARGETS
 from attar.compressors.distill.losses.weights.coefficients import COEFFICIENT_SCHEDULES
@@ -32,7 +33,7 @@ from attar.compressors.prune.depth.metrics import BLOCK_METRICS
 from attar.compressors.prune.experts.methods import EXPERT_METHODS
 from attar.compressors.prune.width.scores import WIDTH_SCORES
 from attar.compressors.quantize.methods import WEIGHT_METHODS
-from attar.pipelines.cli.method_table import method_recipes
+from attar.pipelines.cli.method_table import method_recipes, model_kind
 from attar.pipelines.cli.run_listing import list_logs, list_runs
 from attar.pipelines.recipe.file import RecipeError, shipped_recipes
 from attar.pipelines.recipe.whole import load_recipe
@@ -56,6 +57,7 @@ CATALOGUES: dict[str, dict[str, type]] = {
     "class loss": CLASS_LOSSES,
     "image augmentation": AUGMENTATIONS,
     "denoising loss": DENOISING_LOSSES,
+    "image loss": IMAGE_LOSSES,
     "target": TARGETS,
     "token weight": TOKEN_WEIGHTS,
     "sample weight": SAMPLE_WEIGHTS,
@@ -93,7 +95,7 @@ def list_stages() -> list[dict[str, Any]]:
 def list_methods() -> list[dict[str, Any]]:
     """Return every method of every catalogue, and the methods of the literature that are made of them."""
     components = [
-        {"catalogue": catalogue, "method": name, "what": DIFFERENCES.get(name) or _first_line(method)}
+        {"catalogue": catalogue, "method": name, "model": "", "what": DIFFERENCES.get(name) or _first_line(method)}
         for catalogue, table in CATALOGUES.items()
         for name, method in table.items()
     ]
@@ -101,6 +103,7 @@ def list_methods() -> list[dict[str, Any]]:
         {
             "catalogue": "preset",
             "method": name,
+            "model": model_kind(recipe),
             "what": f"{recipe.description} {recipe.card.paper if recipe.card else ''}",
         }
         for name, recipe in method_recipes().items()

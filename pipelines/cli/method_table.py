@@ -11,7 +11,7 @@ from attar.stages.finetune.objective_spec import Component, ObjectiveSpec, liste
 
 FOLDER = "methods/"
 # What every recipe has, and says nothing of a method.
-PLAIN_STAGES = ("ingest_model", "ingest_data", "prune", "scan", "merge", "finetune")
+PLAIN_STAGES = ("ingest_model", "ingest_data", "ingest_images", "prune", "scan", "merge", "finetune")
 # The node in which a method's own objective is trained.
 OWN_NODE = "student"
 
@@ -42,6 +42,12 @@ def composition(recipe: Recipe) -> str:
     if spelt["rollout"]["kind"] != "data":
         parts.append(f"rollout {spelt['rollout']['kind']}")
     return "; ".join(part for part in parts if part)
+
+
+def model_kind(recipe: Recipe) -> str:
+    """Return what the model of a method's own training works on: causal, encoder, classifier, image_classifier, denoiser."""
+    (student,) = recipe.nodes[OWN_NODE].inputs["model"]
+    return recipe.nodes[student].kinds[0].subject.name
 
 
 def readable(test: str) -> str:

@@ -19,6 +19,7 @@ from attar.compressors.distill.losses.divergences.catalogue import CHUNKWISE, DI
 from attar.compressors.distill.losses.divergences.hidden import HIDDEN_LOSSES
 from attar.compressors.distill.losses.embeddings import EMBEDDING_LOSSES
 from attar.compressors.distill.losses.hidden_states import HiddenDistil
+from attar.compressors.distill.losses.images.catalogue import IMAGE_LOSSES
 from attar.compressors.distill.losses.listwise import ListwiseDistil
 from attar.compressors.distill.losses.objective import Objective
 from attar.compressors.distill.losses.objectives import OBJECTIVES
@@ -31,9 +32,16 @@ from attar.stages.runtime.described import DescribedModel
 from attar.stages.runtime.method_field import build_named
 
 T = TypeVar("T")
-KNOWN = DIVERGENCES | LISTWISE | CHUNKWISE | HIDDEN_LOSSES | EMBEDDING_LOSSES | CLASS_LOSSES | DENOISING_LOSSES
-# Objectives by their own name: of distributions, between vectors, toward labels, and of denoisers.
-NAMED = OBJECTIVES | EMBEDDING_LOSSES | CLASS_LOSSES | DENOISING_LOSSES
+# Losses that are objectives by themselves, with why no other component has anything to act on, and where their target comes from.
+WHOLE: tuple[tuple[Mapping[str, type[Objective]], str, str], ...] = (
+    (EMBEDDING_LOSSES, "a loss between vectors has no distribution", "a loss between vectors is toward the teacher's"),
+    (CLASS_LOSSES, "the labels' loss is toward the data's own labels", "the labels' loss is toward the data's own labels"),
+    (DENOISING_LOSSES, "a denoiser's loss has no distribution", "a denoiser's loss brings its own target"),
+    (IMAGE_LOSSES, "a loss with heads of its own is whole", "a loss with heads of its own brings its target"),
+)
+# Objectives by their own name: of distributions, between vectors, toward labels, of denoisers, of images with heads beside the net.
+NAMED = OBJECTIVES | EMBEDDING_LOSSES | CLASS_LOSSES | DENOISING_LOSSES | IMAGE_LOSSES
+KNOWN = DIVERGENCES | LISTWISE | CHUNKWISE | HIDDEN_LOSSES | EMBEDDING_LOSSES | CLASS_LOSSES | DENOISING_LOSSES | IMAGE_LOSSES
 # A name, or a name with its parameters: `gate`, or `{clip: {limit_nats: 2.0}}`.
 Component = str | dict[str, dict[str, Any]]
 # What a causal student cannot learn by, and why.
@@ -90,19 +98,12 @@ class ObjectiveSpec(DescribedModel):
             if self.target != "identity":
                 raise ValueError("a loss between hidden states is toward the teacher's; target has nothing to act on")
             return HiddenDistil(divergence=built(HIDDEN_LOSSES, self.divergence, "divergence"))
-        if name in EMBEDDING_LOSSES:
-            self._refuse_unused("a loss between vectors has no distribution")
-            if self.target != "identity":
-                raise ValueError("a loss between vectors is toward the teacher's; target has nothing to act on")
-            return built(EMBEDDING_LOSSES, self.divergence, "divergence")
-        if name in CLASS_LOSSES:
-            self._refuse_unused("the labels' loss is toward the data's own labels")
-            return built(CLASS_LOSSES, self.divergence, "divergence")
-        if name in DENOISING_LOSSES:
-            self._refuse_unused("a denoiser's loss has no distribution")
-            if self.target != "identity":
-                raise ValueError("a denoiser's loss brings its own target; target has nothing to act on")
-            return built(DENOISING_LOSSES, self.divergence, "divergence")
+        for table, reason, toward in WHOLE:
+            if name in table:
+                self._refuse_unused(reason)
+                if self.target != "identity":
+                    raise ValueError(f"{toward}; target has nothing to act on")
+                return built(table, self.divergence, "divergence")
         return Distil(
             divergence=built(KNOWN, self.divergence, "divergence"),  # type: ignore[type-var]
             target=built(TARGETS, self.target, "target"),

@@ -43,6 +43,17 @@ def load_classifier(
     return ImageClassifier(model.to(device=device) if device is not None else model).eval()  # type: ignore[call-arg]
 
 
+def random_weights(classifier: ImageClassifier, seed: int) -> ImageClassifier:
+    """Return a classifier of the same shape whose weights are drawn with `seed`: it knows nothing."""
+    from transformers import AutoModelForImageClassification  # there since the classifier is
+
+    # transformers initialises from the global generator; forked, so that the caller's stays as it was
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForImageClassification.from_config(classifier.model.config, dtype=classifier.model.dtype)
+    return ImageClassifier(model.to(classifier.device)).eval()
+
+
 def refuse_no_classifier(folder: Path) -> None:
     """Raise ValueError unless a folder's config is that of an image classifier of a family that is taken."""
     config = read_object(folder / "config.json")

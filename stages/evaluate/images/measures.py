@@ -60,6 +60,9 @@ def image_evaluation_forecast(config: EvaluateConfig, inputs: Mapping[str, tuple
         )
     if config.provider != CPU and model.get("format") != "onnx":
         raise ValueError(f"provider is {config.provider!r}, but the model is no ONNX graph; accepted: {CPU!r}")
+    for data in inputs["tasks"]:
+        if data.get("num_classes") == 0:
+            raise ValueError(f"{data.get('name', 'tasks')} has no classes to be right about; accepted: images with labels")
     num_rows = num_questions_of(inputs["tasks"], config.max_rows)
     flops = 2.0 * float(model.get("num_products", 0)) * num_rows
     return Forecast(
