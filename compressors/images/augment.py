@@ -40,9 +40,7 @@ class Turn:
         if height != width:
             raise ValueError(f"turn is for square images; these are {height} x {width}")
         quarters = torch.randint(0, 4, (len(pixels),), generator=generator).tolist()
-        return torch.stack(
-            [torch.rot90(image, count, (-2, -1)) for image, count in zip(pixels, quarters, strict=True)]
-        )
+        return torch.stack([torch.rot90(image, count, (-2, -1)) for image, count in zip(pixels, quarters, strict=True)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +110,13 @@ class Erase:
 
 
 # What a recipe names.
-AUGMENTATIONS: dict[str, type[Augmentation]] = {"flip": Flip, "turn": Turn, "shift": Shift, "crop": Crop, "erase": Erase}
+AUGMENTATIONS: dict[str, type[Augmentation]] = {
+    "flip": Flip,
+    "turn": Turn,
+    "shift": Shift,
+    "crop": Crop,
+    "erase": Erase,
+}
 
 
 def augmented(

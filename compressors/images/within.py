@@ -1,4 +1,4 @@
-"""What lies within a classifier on its way to logits: the vector that its last layer reads, and what its inner stages hand on."""
+"""What lies within a classifier on its way to logits. The vector that its last layer reads, and what its inner stages hand on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NUM_PARTS = 3
 
 @dataclass(frozen=True)
 class Answer:
-    """What a classifier makes of N images: logits, the vectors that its last layer reads, and of each inner stage the mean over positions."""
+    """What a classifier makes of N images. Logits, the vectors that its last layer reads, and of each inner stage the mean over positions."""
 
     logits: Float[Tensor, "N K"]
     features: Float[Tensor, "N D"]
@@ -65,7 +65,7 @@ def shape_of(model: PreTrainedModel, image_size: tuple[int, int]) -> NetShape:
 
 
 def inner_ends(model: PreTrainedModel) -> list[nn.Module]:
-    """Return the last block of each stage but the last; of a net without stages those behind equal parts of its blocks."""
+    """Return the last block of each stage but the last. Of a net without stages those behind equal parts of its blocks."""
     blocks = image_blocks(model)
     last_of = {block.stage: index for index, block in enumerate(blocks)}
     ends = sorted(last_of.values())[:-1]

@@ -35,13 +35,26 @@ T = TypeVar("T")
 # Losses that are objectives by themselves, with why no other component has anything to act on, and where their target comes from.
 WHOLE: tuple[tuple[Mapping[str, type[Objective]], str, str], ...] = (
     (EMBEDDING_LOSSES, "a loss between vectors has no distribution", "a loss between vectors is toward the teacher's"),
-    (CLASS_LOSSES, "the labels' loss is toward the data's own labels", "the labels' loss is toward the data's own labels"),
+    (
+        CLASS_LOSSES,
+        "the labels' loss is toward the data's own labels",
+        "the labels' loss is toward the data's own labels",
+    ),
     (DENOISING_LOSSES, "a denoiser's loss has no distribution", "a denoiser's loss brings its own target"),
     (IMAGE_LOSSES, "a loss with heads of its own is whole", "a loss with heads of its own brings its target"),
 )
 # Objectives by their own name: of distributions, between vectors, toward labels, of denoisers, of images with heads beside the net.
 NAMED = OBJECTIVES | EMBEDDING_LOSSES | CLASS_LOSSES | DENOISING_LOSSES | IMAGE_LOSSES
-KNOWN = DIVERGENCES | LISTWISE | CHUNKWISE | HIDDEN_LOSSES | EMBEDDING_LOSSES | CLASS_LOSSES | DENOISING_LOSSES | IMAGE_LOSSES
+KNOWN = (
+    DIVERGENCES
+    | LISTWISE
+    | CHUNKWISE
+    | HIDDEN_LOSSES
+    | EMBEDDING_LOSSES
+    | CLASS_LOSSES
+    | DENOISING_LOSSES
+    | IMAGE_LOSSES
+)
 # A name, or a name with its parameters: `gate`, or `{clip: {limit_nats: 2.0}}`.
 Component = str | dict[str, dict[str, Any]]
 # What a causal student cannot learn by, and why.

@@ -52,7 +52,10 @@ class SelectImagesConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SelectImagesInputs:
-    """Images to choose from, whose own labels are not read, who says what they show, and data whose held-out images none may repeat."""
+    """Images to choose from, who says what they show, and data whose held-out images none may repeat.
+
+    Labels of the images are not read.
+    """
 
     data: ImageDatasetArtifact
     teacher: ImageClassifierArtifact
@@ -69,7 +72,7 @@ def _forecast(config: SelectImagesConfig, inputs: Mapping[str, tuple[Facts, ...]
 
 @stage("select_images", version=1, forecast=_forecast)
 def select_images(config: SelectImagesConfig, inputs: SelectImagesInputs, workdir: Path) -> ImageDatasetArtifact:
-    """Keep the images that a teacher is surest of, so many a class, without near-duplicates of held-out images and without any label.
+    """Keep the images that a teacher is surest of, so many a class. No near-duplicate of a held-out image stays, and no label.
 
     Only training images are chosen from; those for choices and for reports stay. Raises ValueError when nothing is left.
     """

@@ -54,7 +54,7 @@ def read_classes(folder: Path) -> tuple[str, ...]:
 def write_images(
     folder: Path, rows: Sequence[ImageRow], classes: Sequence[str], form: ImageDatasetFacts
 ) -> ImageDatasetArtifact:
-    """Write the rows of images whose bytes lie in the folder, and return the handle: the facts of `form` with how many rows are in which part."""
+    """Write the rows of images whose bytes lie in the folder, and return the handle. Its facts: `form`, and how many rows are in which part."""
     write_image_rows(folder, rows, classes)
     counts = {f"num_{part}": sum(row.split == part for row in rows) for part in ("heldout", "choose")}
     return ImageDatasetArtifact.at(folder, {**form, "num_rows": len(rows), **counts})

@@ -16,7 +16,7 @@ NUM_BITS = 64
 def perceptual_hashes(
     data: ImageDatasetArtifact, rows: Sequence[ImageRow], on_image: Callable[[], None] = lambda: None
 ) -> np.ndarray:
-    """Return the hash of each image as a number of 64 bits: signs of the lowest frequencies of its cosine transform, in grey.
+    """Return the hash of each image as a number of 64 bits. Signs of the lowest frequencies of its cosine transform, in grey.
 
     Raises ValueError where imagehash is not installed.
     """

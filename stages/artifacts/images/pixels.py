@@ -15,6 +15,7 @@ from torch import Tensor
 
 from attar.registry.artifacts.handles import ImageDatasetArtifact
 from attar.stages.artifacts.images.dataset import ImageBytes, ImageRow
+from attar.stages.artifacts.images.fit import refuse_other_channels
 from attar.stages.artifacts.model.load_report import one_line
 from attar.stages.artifacts.model.safe_folder import read_object
 
@@ -74,7 +75,8 @@ class PixelReader:
         return shapes.pop()  # type: ignore[return-value] - of two numbers
 
     def stored(self, data: ImageDatasetArtifact, row: ImageRow, content: ImageBytes) -> StoredPixels:
-        """Return what reads one image of a data set, and keeps its pixels while there is room."""
+        """Return what reads one image of a data set, and keeps its pixels while there is room. Raises ValueError for other channels."""
+        refuse_other_channels(self.num_channels, data.facts)  # a plan may not have known them
         return StoredPixels(self, row, content, data.facts.name or "data")
 
     def keeps(self, num_bytes: int) -> bool:

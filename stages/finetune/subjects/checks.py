@@ -48,4 +48,6 @@ def _refuse_views_of_others(objectives: Mapping[str, Objective], subject: Subjec
     for name, objective in objectives.items():
         owner, what = OWN_VIEWS.get(objective.requires.views, (subject, ""))
         if owner is not subject:
-            raise ValueError(f"objectives.{name} reads {what}, and the model is {subject.words}; accepted: {owner.words}")
+            raise ValueError(
+                f"objectives.{name} reads {what}, and the model is {subject.words}; accepted: {owner.words}"
+            )

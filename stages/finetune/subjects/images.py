@@ -28,6 +28,7 @@ from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import ImageDatasetArtifact
 from attar.stages.artifacts.dataset.rows import Split
 from attar.stages.artifacts.images.dataset import ImageBytes, read_image_rows
+from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.artifacts.images.folder import load_classifier, random_weights
 from attar.stages.artifacts.images.pixels import PROCESSOR, PixelReader, pixel_batches
 from attar.stages.artifacts.model.safe_folder import read_object
@@ -56,7 +57,8 @@ def check_image_training(config: FinetuneConfig, *, has_teacher: bool) -> None:
         requires = objective.requires
         if requires.views not in (DISTRIBUTIONS, ANSWERS) or requires.facts - {"labels"} or requires.slopes is not None:
             raise ValueError(
-                f"objectives.{name} reads what an image classifier does not give; accepted: labels, losses between distributions, {', '.join(IMAGE_LOSSES)}"
+                f"objectives.{name} reads what an image classifier does not give; accepted: labels, losses between distributions, "
+                f"{', '.join(IMAGE_LOSSES)}"
             )
     if config.adapt.kind != "full":
         raise ValueError(
@@ -124,6 +126,7 @@ def _image_parts(reader: PixelReader) -> Callable[[Any, str], PartOf[LabelledIma
 
 def build_image_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> TrainingRun:
     """Return the training before its first step: student, teacher and images in place, batch norms measured on what is learned."""
+    refuse_other_data(inputs.model.facts, [data.facts for data in inputs.data])  # what a plan could not know yet
     classifier = trained_classifier(inputs.model.path, plan.device)
     reader = PixelReader(inputs.model.path, classifier.model.config.num_channels)
     rows = ImageRows.read(inputs.data, _image_parts(reader), "images")

@@ -87,7 +87,9 @@ class IngestImagesConfig(StageConfig):
         if not self.columns.label:
             for name in ("classes", "tail_fraction"):
                 if name in self.model_fields_set:
-                    raise ValueError(f"{name} is given, but columns.label is empty: the images have no classes; accepted: one of both")
+                    raise ValueError(
+                        f"{name} is given, but columns.label is empty: the images have no classes; accepted: one of both"
+                    )
         return self
 
 
@@ -139,9 +141,7 @@ def ingest_images(config: IngestImagesConfig, inputs: NoInputs, workdir: Path) -
     )
     rows = with_tail(rows, len(names), config.tail_fraction)
     what = f"{len(names)} classes" if names else "no known class"
-    note(
-        f"{len(rows)} images of {what}, {'grey' if channels == 1 else 'colour'}, up to {seen.height} x {seen.width}"
-    )
+    note(f"{len(rows)} images of {what}, {'grey' if channels == 1 else 'colour'}, up to {seen.height} x {seen.width}")
     return write_images(content, rows, names, _form(config, (seen.height, seen.width), channels, len(names)))
 
 

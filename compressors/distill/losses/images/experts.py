@@ -45,8 +45,9 @@ class Experts(nn.Module):
 
 @dataclass(frozen=True)
 class DiverseExperts:
-    """sum_e [CE(a_e, y), mean of weak and strong view, + consistency KL(sg p_e(weak) || p_e(strong)) where argmax a_e(weak) = y], in nats.
+    """Experts of frequent and of rare classes learn labels, and from their own weak view where it is right.
 
+    sum_e [CE(a_e, y), mean of weak and strong view, + consistency KL(sg p_e(weak) || p_e(strong)) where argmax a_e(weak) = y], in nats.
     p_e = softmax(a_e), a_e = z_e + lambda_e log n. `lambdas`: a number an expert, of frequent, of all and of rare classes. `min_area` and
     `erased`: the strong view's crop and erased square, on top of the augmentations of the rows, which are the weak view. `is_masked` false:
     the KL of every image, the control. https://arxiv.org/abs/2308.09922
@@ -72,7 +73,7 @@ class DiverseExperts:
         return Requires(views=ANSWERS, facts=frozenset({"labels"}))
 
     def check(self, num_channels: int, image_size: tuple[int, int]) -> None:
-        """Any image can be cropped."""
+        """Take any image: all can be cropped."""
 
     def heads(self, shape: NetShape) -> dict[str, nn.Module]:
         return {HEAD: Experts(shape.width, shape.num_classes, len(self.lambdas))}

@@ -49,9 +49,9 @@ TRANSFORMS: dict[str, tuple[Change, ...]] = {
 
 @dataclass(frozen=True)
 class LabelAugmentation:
-    """-log P(k M + j | t_j(x)), mean over the views j, + distilled T^2 KL(softmax(sg s / T) || softmax(z / T)), in nats.
+    """Pairs of class and view by a head beside the net; its own head learns their ensemble over views.
 
-    P: of the head beside the net; s: the mean of its logits of a class over the views; z: the net's own logits of the image as it is.
+    -log P(k M + j | t_j(x)), mean over the views j, + distilled T^2 KL(softmax(sg s / T) || softmax(z / T)), in nats. P: of the head beside the net; s: the mean of its logits of a class over the views; z: the net's own logits of the image as it is.
     `transforms`: rotations by quarters (4 views, of square images) or colors, all orders of three channels (6 views); a step runs the net on
     each. `temperature` is T. https://arxiv.org/abs/1910.05872
     """
@@ -104,7 +104,9 @@ def check_transformed(name: str, num_channels: int, image_size: tuple[int, int])
     """Raise ValueError for images of which these views are none: of another shape, or without colors."""
     height, width = image_size
     if name == "rotations" and height != width:
-        raise ValueError(f"transforms is 'rotations', but the model reads images of {height} x {width}; accepted: square")
+        raise ValueError(
+            f"transforms is 'rotations', but the model reads images of {height} x {width}; accepted: square"
+        )
     if name == "colors" and num_channels != 3:
         raise ValueError(f"transforms is 'colors', but the model reads {num_channels} channels; accepted: 3")
 

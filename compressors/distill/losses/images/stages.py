@@ -48,9 +48,10 @@ class InnerHead(nn.Module):
 
 @dataclass(frozen=True)
 class StageHeads:
-    """sum_l CE(q_l, (y, view)) + agreement sum_(l<m) T^2 KL(sg q_m || q_l) + alignment sum_l mean (P_l f_l - sg f_L)^2, mean over views, in nats.
+    """Pairs of class and view by heads at every depth, which learn from deeper ones.
 
-    q_l: pairs of class and view by the head behind stage l, the last head behind the features that the net's own last layer reads. `transforms`:
+    sum_l CE(q_l, (y, view)) + agreement sum_(l<m) T^2 KL(sg q_m || q_l) + alignment sum_l mean (P_l f_l - sg f_L)^2, mean over views,
+    in nats. q_l: pairs of class and view by the head behind stage l, the last head behind the features that the net's own last layer reads. `transforms`:
     rotations (4 views, of square images) or colors (6). `temperature` is T. https://arxiv.org/abs/2506.07055, without a teacher.
     """
 

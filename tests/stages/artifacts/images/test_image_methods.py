@@ -160,7 +160,10 @@ def test_a_parameter_that_is_none_is_refused_while_the_recipe_loads(component: d
 def test_two_sets_of_experts_are_refused(
     store: Store, classifier: ImageClassifierArtifact, images: ImageDatasetArtifact
 ) -> None:
-    two = {"first": {"divergence": "diverse_experts"}, "second": {"divergence": {"diverse_experts": {"lambdas": [0, 1]}}}}
+    two = {
+        "first": {"divergence": "diverse_experts"},
+        "second": {"divergence": {"diverse_experts": {"lambdas": [0, 1]}}},
+    }
     with pytest.raises(ValueError, match=r"objectives.first and objectives.second read the same head of two sizes"):
         finetune.execute(
             config_of("label_augmentation", objectives=two), FinetuneInputs(model=classifier, data=(images,)), store

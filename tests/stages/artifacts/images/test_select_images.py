@@ -66,8 +66,8 @@ def test_planted_copies_of_held_out_images_go_and_no_label_stays(
     # they are learned by a teacher's distributions, and by no label
     config = FinetuneConfig(**LABEL_FREE)
     assert finetune.execute(config, FinetuneInputs(model=classifier, data=(few,), teacher=classifier), store).artifact
+    labelled = FinetuneConfig(**{**LABEL_FREE, "objectives": {"labels": 1.0}})
     with pytest.raises(ValueError, match=r"objectives.labels reads labels, but no training image has a class"):
-        labelled = FinetuneConfig(**{**LABEL_FREE, "objectives": {"labels": 1.0}})
         finetune.execute(labelled, FinetuneInputs(model=classifier, data=(few,)), store)
 
 
