@@ -11,12 +11,12 @@ from rich.tree import Tree
 from attar.compressors.adapt.catalogue import ADAPT_METHODS, DIFFERENCES
 from attar.compressors.data.choose import CHOOSERS
 from attar.compressors.distill.examples.rollouts import ROLLOUTS
+from attar.compressors.distill.heads.catalogue import IMAGE_LOSSES
 from attar.compressors.distill.losses.classes import CLASS_LOSSES
 from attar.compressors.distill.losses.denoising.catalogue import DENOISING_LOSSES
 from attar.compressors.distill.losses.divergences.catalogue import CHUNKWISE, DIVERGENCES, LISTWISE
 from attar.compressors.distill.losses.divergences.hidden import HIDDEN_LOSSES
 from attar.compressors.distill.losses.embeddings import EMBEDDING_LOSSES
-from attar.compressors.distill.losses.images.catalogue import IMAGE_LOSSES
 from attar.compressors.distill.losses.objectives import OBJECTIVES
 from attar.compressors.distill.losses.targets.target_ops import TARGETS
 from attar.compressors.distill.losses.weights.coefficients import COEFFICIENT_SCHEDULES

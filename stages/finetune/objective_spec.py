@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 from attar.compressors.catalogue import build, did_you_mean
 from attar.compressors.distill.examples.sample_facts import Route
 from attar.compressors.distill.examples.steps import Clock
+from attar.compressors.distill.heads.catalogue import IMAGE_LOSSES
 from attar.compressors.distill.losses.chunkwise import ChunkwiseDistil
 from attar.compressors.distill.losses.classes import CLASS_LOSSES
 from attar.compressors.distill.losses.composite import Distil, Mean
@@ -19,7 +20,6 @@ from attar.compressors.distill.losses.divergences.catalogue import CHUNKWISE, DI
 from attar.compressors.distill.losses.divergences.hidden import HIDDEN_LOSSES
 from attar.compressors.distill.losses.embeddings import EMBEDDING_LOSSES
 from attar.compressors.distill.losses.hidden_states import HiddenDistil
-from attar.compressors.distill.losses.images.catalogue import IMAGE_LOSSES
 from attar.compressors.distill.losses.listwise import ListwiseDistil
 from attar.compressors.distill.losses.objective import Objective
 from attar.compressors.distill.losses.objectives import OBJECTIVES

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from attar.compressors.distill.examples.images import ImageBatch, LabelledImage, image_batches
+from attar.compressors.distill.heads.views import ANSWERS, ImageViews
 from attar.compressors.distill.loop.modality import Means
 from attar.compressors.distill.losses.classes import ClassDistributions
-from attar.compressors.distill.losses.images.views import ANSWERS, ImageViews
 from attar.compressors.distill.losses.objective import DISTRIBUTIONS, Observed, Whole
 from attar.compressors.distill.losses.token_stats import TokenStats
 from attar.compressors.distill.teachers.image_classifier import ImageStudent

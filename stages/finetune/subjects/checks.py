@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from attar.compressors.distill.heads.views import ANSWERS
 from attar.compressors.distill.losses.denoising.views import PREDICTIONS
-from attar.compressors.distill.losses.images.views import ANSWERS
 from attar.compressors.distill.losses.objective import Objective
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES, Subject, subject_of

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from attar.compressors.distill.examples.images import LabelledImage
+from attar.compressors.distill.heads.catalogue import IMAGE_LOSSES
+from attar.compressors.distill.heads.views import ANSWERS, heads_of
 from attar.compressors.distill.loop.images import ImagesWithClasses
 from attar.compressors.distill.losses.classes import UNLABELLED
-from attar.compressors.distill.losses.images.catalogue import IMAGE_LOSSES
-from attar.compressors.distill.losses.images.views import ANSWERS, heads_of
 from attar.compressors.distill.losses.objective import DISTRIBUTIONS, Objective
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.image_classifier import ImageStudent

@@ -10,21 +10,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attar.compressors.distill.losses.divergences.mixtures import JensenShannon
-from attar.compressors.distill.losses.images.experts import (
+from attar.compressors.distill.heads.experts import (
     DiverseExperts,
     consistency,
     expert_loss,
     is_confident,
 )
-from attar.compressors.distill.losses.images.label_augmentation import (
+from attar.compressors.distill.heads.label_augmentation import (
     TRANSFORMS,
     LabelAugmentation,
     aggregated,
     joint_loss,
 )
-from attar.compressors.distill.losses.images.stages import StageHeads, agreement
-from attar.compressors.distill.losses.images.views import ANSWERS, ImageObjective, ImageViews, heads_of
+from attar.compressors.distill.heads.stages import StageHeads, agreement
+from attar.compressors.distill.heads.views import ANSWERS, ImageObjective, ImageViews, heads_of
+from attar.compressors.distill.losses.divergences.mixtures import JensenShannon
 from attar.compressors.distill.losses.objective import Whole
 from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.losses.traits import Drawn

@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from attar.compressors.distill.examples.images import ImageBatch, redrawn
+from attar.compressors.distill.heads.views import ANSWERS, ImageViews, class_indices, labelled_terms
 from attar.compressors.distill.losses.divergences.kullback import kl
-from attar.compressors.distill.losses.images.views import ANSWERS, ImageViews, class_indices, labelled_terms
 from attar.compressors.distill.losses.objective import Objective, Requires, Terms
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.images.augment import Crop, Erase, check_share

@@ -16,14 +16,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from attar.compressors.distill.examples.images import ImageBatch
-from attar.compressors.distill.losses.divergences.kullback import kl
-from attar.compressors.distill.losses.images.views import (
+from attar.compressors.distill.heads.views import (
     ANSWERS,
     ImageViews,
     class_indices,
     labelled_terms,
     zero_linear,
 )
+from attar.compressors.distill.losses.divergences.kullback import kl
 from attar.compressors.distill.losses.objective import Objective, Requires, Terms
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.images.within import Answer, NetShape
@@ -51,7 +51,8 @@ TRANSFORMS: dict[str, tuple[Change, ...]] = {
 class LabelAugmentation:
     """Pairs of class and view by a head beside the net; its own head learns their ensemble over views.
 
-    -log P(k M + j | t_j(x)), mean over the views j, + distilled T^2 KL(softmax(sg s / T) || softmax(z / T)), in nats. P: of the head beside the net; s: the mean of its logits of a class over the views; z: the net's own logits of the image as it is.
+    -log P(k M + j | t_j(x)), mean over the views j, + distilled T^2 KL(softmax(sg s / T) || softmax(z / T)), in nats.
+    P: of the head beside the net; s: the mean of its logits of a class over the views; z: the net's own logits of the image as it is.
     `transforms`: rotations by quarters (4 views, of square images) or colors, all orders of three channels (6 views); a step runs the net on
     each. `temperature` is T. https://arxiv.org/abs/1910.05872
     """

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attar.compressors.distill.examples.images import ImageBatch
-from attar.compressors.distill.losses.images.label_augmentation import (
+from attar.compressors.distill.heads.label_augmentation import (
     TRANSFORMS,
     check_transformed,
     check_transforms,
@@ -23,7 +23,7 @@ from attar.compressors.distill.losses.images.label_augmentation import (
     soft_distance,
     transformed_answers,
 )
-from attar.compressors.distill.losses.images.views import (
+from attar.compressors.distill.heads.views import (
     ANSWERS,
     ImageViews,
     class_indices,
@@ -50,9 +50,9 @@ class InnerHead(nn.Module):
 class StageHeads:
     """Pairs of class and view by heads at every depth, which learn from deeper ones.
 
-    sum_l CE(q_l, (y, view)) + agreement sum_(l<m) T^2 KL(sg q_m || q_l) + alignment sum_l mean (P_l f_l - sg f_L)^2, mean over views,
-    in nats. q_l: pairs of class and view by the head behind stage l, the last head behind the features that the net's own last layer reads. `transforms`:
-    rotations (4 views, of square images) or colors (6). `temperature` is T. https://arxiv.org/abs/2506.07055, without a teacher.
+    sum_l CE(q_l, (y, view)) + agreement sum_(l<m) T^2 KL(sg q_m || q_l) + alignment sum_l mean (P_l f_l - sg f_L)^2, mean over views, in nats.
+    q_l: pairs of class and view by the head behind stage l; the last head reads the features that the net's own last layer reads.
+    `transforms`: rotations (4 views, of square images) or colors (6). `temperature` is T. https://arxiv.org/abs/2506.07055, without a teacher.
     """
 
     transforms: str = "rotations"

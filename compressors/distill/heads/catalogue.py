@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from attar.compressors.distill.losses.images.experts import DiverseExperts
-from attar.compressors.distill.losses.images.label_augmentation import LabelAugmentation
-from attar.compressors.distill.losses.images.stages import StageHeads
+from attar.compressors.distill.heads.experts import DiverseExperts
+from attar.compressors.distill.heads.label_augmentation import LabelAugmentation
+from attar.compressors.distill.heads.stages import StageHeads
 from attar.compressors.distill.losses.objective import Objective
 
 IMAGE_LOSSES: dict[str, type[Objective[Any, Any]]] = {
