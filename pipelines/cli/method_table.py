@@ -8,6 +8,7 @@ from attar.pipelines.recipe.file import shipped_recipes
 from attar.pipelines.recipe.whole import Recipe, load_recipe
 from attar.stages.finetune.config import FinetuneConfig
 from attar.stages.finetune.objective_spec import Component, ObjectiveSpec, listed, spec_of, split_component
+from attar.stages.ingest.model import IngestModelConfig
 
 FOLDER = "methods/"
 # What every recipe has, and says nothing of a method.
@@ -44,10 +45,10 @@ def composition(recipe: Recipe) -> str:
     return "; ".join(part for part in parts if part)
 
 
-def model_kind(recipe: Recipe) -> str:
-    """Return what the model of a method's own training works on: causal, encoder, classifier, image_classifier, denoiser."""
-    (student,) = recipe.nodes[OWN_NODE].inputs["model"]
-    return recipe.nodes[student].kinds[0].subject.name
+def kind_of_model(recipe: Recipe) -> str:
+    """Return the kind of model that a recipe begins with, in words."""
+    first = next(node for node in recipe.nodes.values() if node.stage.name == "ingest_model")
+    return cast(IngestModelConfig, first.config).model.kind.replace("_", " ")
 
 
 def readable(test: str) -> str:
