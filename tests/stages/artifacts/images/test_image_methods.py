@@ -12,10 +12,15 @@ from attar.compressors.distill.examples.images import LabelledImage, image_batch
 from attar.compressors.distill.teachers.image_classifier import HEADS, ImageStudent
 from attar.compressors.images.classifier import ImageClassifier
 from attar.compressors.images.within import answered, shape_of
-from attar.registry.artifacts.handles import ImageClassifierArtifact, ImageDatasetArtifact
+from attar.registry.artifacts.handles import (
+    DatasetArtifact,
+    ImageClassifierArtifact,
+    ImageDatasetArtifact,
+    ModelArtifact,
+)
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.images.dataset import read_image_rows
-from attar.stages.artifacts.images.folder import load_classifier
+from attar.stages.artifacts.images.folder import load_classifier, random_weights
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
 from attar.stages.evaluate.stage import evaluate
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
@@ -174,3 +179,31 @@ def test_a_target_has_nothing_to_act_on() -> None:
     own = {"divergence": "label_augmentation", "target": {"mix": {"share": 0.5}}}
     with pytest.raises(ValueError, match="brings its target; target has nothing to act on"):
         config_of("label_augmentation", objectives={"own": own})
+
+
+def test_a_random_teacher_is_what_is_learned_and_the_seeds_own(
+    store: Store, classifier: ImageClassifierArtifact, images: ImageDatasetArtifact
+) -> None:
+    teachers = [random_weights(load_classifier(classifier.path), seed) for seed in (1, 1, 2)]
+    pixels = pixels_of(classifier, images)
+    logits = [teacher.classify(pixels) for teacher in teachers]
+    assert torch.equal(logits[0], logits[1]) and not torch.allclose(logits[0], logits[2])
+    config = config_of("label_augmentation", 4, objectives={"forward_kl": 1.0}, teacher={"kind": "random", "seed": 1})
+    student = finetune.execute(config, FinetuneInputs(model=classifier, data=(images,)), store).artifact
+    healed = merge.execute(MergeConfig(), MergeInputs(base=classifier, students=(student,)), store).artifact
+    target = logits[0].log_softmax(-1)
+
+    def apart(model: ImageClassifierArtifact) -> float:
+        own = load_classifier(model.path).classify(pixels).log_softmax(-1)
+        return float((target.exp() * (target - own)).sum(-1).mean())
+
+    assert apart(healed) < 0.7 * apart(classifier)
+
+
+def test_views_of_images_are_refused_where_the_model_reads_text(
+    model: ModelArtifact, questions: DatasetArtifact
+) -> None:
+    config = FinetuneConfig(objectives={"label_augmentation": 1.0})
+    message = "reads what an image classifier makes of other views, and the model is a causal language model; accepted: an image classifier"
+    with pytest.raises(ValueError, match=message):
+        finetune.forecast(config, {"model": (model.facts,), "data": (questions.facts,)})
