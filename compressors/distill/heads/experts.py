@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from attar.compressors.distill.examples.images import ImageBatch, redrawn
-from attar.compressors.distill.heads.views import ANSWERS, ImageViews, class_indices, labelled_terms
+from attar.compressors.distill.heads.views import LABELLED_ANSWERS, ImageViews, class_indices, labelled_terms
 from attar.compressors.distill.losses.divergences.kullback import kl
 from attar.compressors.distill.losses.objective import Objective, Requires, Terms
 from attar.compressors.distill.losses.views import ViewName
@@ -70,7 +70,7 @@ class DiverseExperts:
 
     @property
     def requires(self) -> Requires:
-        return Requires(views=ANSWERS, facts=frozenset({"labels"}))
+        return LABELLED_ANSWERS
 
     def check(self, num_channels: int, image_size: tuple[int, int]) -> None:
         """Take any image: all can be cropped."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from attar.compressors.distill.examples.images import ImageBatch
 from attar.compressors.distill.heads.views import (
-    ANSWERS,
+    LABELLED_ANSWERS,
     ImageViews,
     class_indices,
     labelled_terms,
@@ -70,7 +70,7 @@ class LabelAugmentation:
 
     @property
     def requires(self) -> Requires:
-        return Requires(views=ANSWERS, facts=frozenset({"labels"}))
+        return LABELLED_ANSWERS
 
     def check(self, num_channels: int, image_size: tuple[int, int]) -> None:
         check_transformed(self.transforms, num_channels, image_size)

@@ -24,7 +24,7 @@ from attar.compressors.distill.heads.label_augmentation import (
     transformed_answers,
 )
 from attar.compressors.distill.heads.views import (
-    ANSWERS,
+    LABELLED_ANSWERS,
     ImageViews,
     class_indices,
     labelled_terms,
@@ -70,7 +70,7 @@ class StageHeads:
 
     @property
     def requires(self) -> Requires:
-        return Requires(views=ANSWERS, facts=frozenset({"labels"}))
+        return LABELLED_ANSWERS
 
     def check(self, num_channels: int, image_size: tuple[int, int]) -> None:
         check_transformed(self.transforms, num_channels, image_size)

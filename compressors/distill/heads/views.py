@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from attar.compressors.distill.examples.images import ImageBatch
 from attar.compressors.distill.losses.classes import UNLABELLED
-from attar.compressors.distill.losses.objective import Objective, Terms
+from attar.compressors.distill.losses.objective import Objective, Requires, Terms
 from attar.compressors.images.within import Answer, NetShape
 
 # The kind of views that an image classifier with heads beside it gives.
 ANSWERS = "answers"
+# What such a loss needs that reads labels too.
+LABELLED_ANSWERS = Requires(views=ANSWERS, facts=frozenset({"labels"}))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,17 @@ def perceptual_hashes(
         raise ValueError("near-duplicates are told by imagehash: install attar[images]") from error
     stored, codes = ImageBytes(data), []
     for row in rows:
-        bits = imagehash.phash(opened(stored(row))).hash.flatten()
+        bits = imagehash.phash(_shown(opened(stored(row)))).hash.flatten()
         codes.append(int.from_bytes(np.packbits(bits).tobytes()))
         on_image()
     return np.array(codes, dtype=np.uint64)
+
+
+def _shown(image: Any) -> Any:
+    """Return an image as it looks on white: what lies under transparent pixels, all the hash would see of a drawing, is no part of it."""
+    from PIL import Image  # there since the image is
+
+    if not image.has_transparency_data:
+        return image
+    drawn = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", drawn.size, "white"), drawn)

@@ -50,6 +50,11 @@ def opened(content: bytes) -> Any:
         raise
     except Exception as error:  # decoders raise anything
         raise ValueError(f"is no whole image: {one_line(error)}") from error
+    if image.mode in ("I", "F"):
+        raise ValueError(f"has pixels of 32 bits (mode {image.mode}), whose range is not known; accepted: 8 or 16 bits")
+    if image.mode.startswith("I;16"):
+        # converted by Pillow, all above 255 of 65,535 would be white
+        return Image.fromarray(((np.asarray(image).astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8))
     return image
 
 

@@ -168,7 +168,7 @@ class _Seen:
         except ValueError as error:
             raise ValueError(f"{where}: image {error}") from error
         self.height, self.width = max(self.height, decoded.height), max(self.width, decoded.width)
-        self.all_grey = self.all_grey and decoded.mode in ("L", "1", "I;16")
+        self.all_grey = self.all_grey and decoded.mode in ("L", "1")
 
 
 def _stored(images: object, max_rows: int, path: Path) -> tuple[list[ImageRow], _Seen]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from attar.registry.artifacts.handles import ImageDatasetArtifact
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.images.folder import refuse_no_classifier
+from attar.stages.artifacts.images.pixels import decoded
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
 from attar.stages.evaluate.stage import evaluate
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
@@ -96,3 +98,21 @@ def test_a_folder_of_other_images_is_refused_by_its_config(
     (tmp_path / "config.json").write_text(json.dumps(config | change))
     with pytest.raises(ValueError, match=message):
         refuse_no_classifier(tmp_path)
+
+
+def test_sixteen_bits_are_scaled_and_thirty_two_refused() -> None:
+    image = pytest.importorskip("PIL.Image")
+
+    def encoded(values: np.ndarray, form: str) -> bytes:
+        stream = io.BytesIO()
+        image.fromarray(values).save(stream, format=form)
+        return stream.getvalue()
+
+    levels = np.array([[0, 255, 257, 30000, 65535]], np.uint16)
+    for form in ("PNG", "TIFF"):
+        assert decoded(encoded(levels, form), 1)[0, :, 0].tolist() == [0, 1, 1, 117, 255]
+    assert decoded(encoded(levels, "PNG"), 3)[0, 3].tolist() == [117, 117, 117]
+    with pytest.raises(
+        ValueError, match=r"has pixels of 32 bits \(mode F\), whose range is not known; accepted: 8 or 16 bits"
+    ):
+        decoded(encoded(np.array([[0.0, 300.0]], np.float32), "TIFF"), 1)

@@ -12,6 +12,7 @@ import pytest
 from attar.registry.artifacts.handles import ImageClassifierArtifact, ImageDatasetArtifact
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.images.dataset import ImageBytes, read_classes, read_image_rows
+from attar.stages.artifacts.images.hashes import perceptual_hashes
 from attar.stages.artifacts.images.pixels import decoded
 from attar.stages.evaluate.config import EvaluateConfig
 from attar.stages.evaluate.stage import evaluate
@@ -19,7 +20,8 @@ from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.stage import finetune
 from attar.stages.ingest.images.stage import IngestImagesConfig
 from attar.stages.label.select_images import REPEATED, SelectImagesConfig, SelectImagesInputs, select_images
-from tests.stages.artifacts.images.conftest import SIZE, image_arrays, ingested
+from tests.stages.artifacts.images.conftest import SIZE, image_arrays, ingested, png
+from tests.stages.artifacts.images.test_image_data import table
 
 LABEL_FREE: dict[str, Any] = {
     "adapt": {"kind": "full"},
@@ -90,3 +92,13 @@ def test_a_teacher_of_other_channels_is_refused_before_anything_is_read(
     facts = {"data": (pool.facts,), "teacher": ({**classifier.facts, "num_channels": 3},), "protected": (images.facts,)}
     with pytest.raises(ValueError, match="has images of 1 channels, but the model reads 3"):
         select_images.forecast(SelectImagesConfig(), facts)
+
+
+def test_drawings_on_transparency_have_hashes_of_their_own(store: Store, tmp_path: Path) -> None:
+    pytest.importorskip("imagehash", reason="in the extra `images`")
+    drawings = np.zeros((2, 32, 32, 4), np.uint8)  # black throughout: what is drawn is what is opaque
+    drawings[0, 2:30, 2:12, 3] = drawings[1, 14:20, 16:30, 3] = 255
+    encoded = [png(drawing) for drawing in drawings]
+    data = ingested(store, table(tmp_path / "drawn.parquet", encoded, [0, 1]), heldout_fraction=0.0)
+    codes = perceptual_hashes(data, read_image_rows(data.path))
+    assert bin(int(codes[0]) ^ int(codes[1])).count("1") > 10
