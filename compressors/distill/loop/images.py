@@ -53,9 +53,15 @@ class ImagesWithClasses:
             DISTRIBUTIONS: ClassDistributions(output, labels, teachers, batch.facts, means)
         }
         if student.answer is not None:
-            counts = torch.tensor(self.class_counts, device=output.device)
-            pixels = batch.pixels.to(output.device)
-            views = ImageViews(student.answer, pixels, labels, batch.draws, student.heads, counts, student.answered)
+            views = ImageViews(
+                student.answer,
+                batch.pixels.to(output.device),
+                labels,
+                batch.draws,
+                dict(student.heads.items()),
+                torch.tensor(self.class_counts, device=output.device),
+                student.answered,
+            )
             observed[ANSWERS] = Whole(views)
         return observed
 
