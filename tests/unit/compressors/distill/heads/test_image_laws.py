@@ -113,7 +113,7 @@ def test_the_distance_to_the_ensemble_is_hintons() -> None:
         (views.answer.logits / heat).log_softmax(-1), (ensemble / heat).softmax(-1), reduction="batchmean"
     )
     pairs = torch.stack([functional.cross_entropy(some, views.labels * 4 + view) for view, some in enumerate(joint)])
-    assert float(loss_of(objective, views)) == pytest.approx(
+    assert float(loss_of(objective, views).detach()) == pytest.approx(
         float((pairs.mean() + heat**2 * distance).detach()), rel=1e-5
     )
     # a label is read from the pairs alone: without the distance the net's own head learns nothing
@@ -137,7 +137,7 @@ def test_a_step_brings_the_own_head_nearer_to_the_ensemble() -> None:
     distances = []
     views, net, _ = views_of(objective)
     for _ in range(2):
-        distances.append(float(loss_of(objective, views) - loss_of(LabelAugmentation(distilled=0.0), views)))
+        distances.append(float((loss_of(objective, views) - loss_of(LabelAugmentation(distilled=0.0), views)).detach()))
         net.zero_grad()
         loss_of(objective, views).backward()
         with torch.no_grad():
@@ -186,7 +186,7 @@ def test_experts_adjust_by_their_own_lambda_and_the_training_counts() -> None:
         functional.cross_entropy(of_expert + own * prior, views.labels)
         for of_expert, own in zip(raw, (-0.5, 1.0), strict=True)
     )
-    assert float(loss_of(objective, views)) == pytest.approx(float(expected), rel=1e-5)
+    assert float(loss_of(objective, views).detach()) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_the_mask_reads_the_weak_view_and_an_empty_one_is_exactly_zero() -> None:
