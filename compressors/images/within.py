@@ -61,7 +61,7 @@ def shape_of(model: PreTrainedModel, image_size: tuple[int, int]) -> NetShape:
     num_channels = int(model.config.num_channels)
     answer = answered(model, torch.zeros(1, num_channels, *image_size))
     stage_widths = tuple(stage.shape[-1] for stage in answer.stages)
-    return NetShape(model.config.num_labels, num_channels, image_size, answer.features.shape[-1], stage_widths)
+    return NetShape(last_layer(model).out_features, num_channels, image_size, answer.features.shape[-1], stage_widths)
 
 
 def inner_ends(model: PreTrainedModel) -> list[nn.Module]:

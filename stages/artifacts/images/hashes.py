@@ -22,7 +22,7 @@ def perceptual_hashes(
     Raises ValueError where imagehash is not installed.
     """
     try:
-        import imagehash  # in an extra
+        import imagehash  # pyright: ignore[reportMissingImports] - in an extra
     except ImportError as error:
         raise ValueError("near-duplicates are told by imagehash: install attar[images]") from error
     stored, codes = ImageBytes(data), []

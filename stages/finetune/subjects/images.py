@@ -21,7 +21,7 @@ from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.image_classifier import ImageStudent
 from attar.compressors.distill.teachers.recorded import RecordedOutputs, recorded_classes
 from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself, TeacherSource
-from attar.compressors.images.classifier import ImageClassifier, logits_of
+from attar.compressors.images.classifier import ImageClassifier, last_layer, logits_of
 from attar.compressors.images.statistics import measure_anew, without_open_gates
 from attar.compressors.images.within import shape_of
 from attar.registry.artifacts.facts import Facts
@@ -136,7 +136,7 @@ def build_image_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -
     counts = Counter(example.label for example in rows.train)
     student = ImageStudent(classifier, _heads(classifier, reader, plan.reduction.objectives, counts)).to(plan.device)
     teacher_sources, rows = _teacher_sources(plan, inputs, student, rows)
-    class_counts = tuple(counts[label] for label in range(classifier.model.config.num_labels))
+    class_counts = tuple(counts[label] for label in range(last_layer(classifier.model).out_features))
     modality = ImagesWithClasses(plan.rows.augment, plan.seed, class_counts=class_counts)
     return assembled(plan, student, rows, modality, teacher_sources, workdir)
 

@@ -93,7 +93,7 @@ def _arrays(source: str, path: Path, image: str, label: str) -> tuple[np.ndarray
             if missing := [name for name, own in names.items() if not own]:
                 raise ValueError(f"no array {missing[0]!r}; it has {', '.join(arrays.files[:20])}")
             images = arrays[names[image]]
-            labels = arrays[names[label]] if label else np.full(images.shape[:1], UNLABELLED)
+            labels: Any = arrays[names[label]] if label else np.full(len(images), UNLABELLED)
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{source} cannot be read: {one_line(error)}") from error
     is_image = images.dtype == np.uint8 and images.ndim in (3, 4) and (images.ndim == 3 or images.shape[3] in (1, 3))

@@ -70,7 +70,7 @@ def test_heads_go_and_no_logit_changes(
 def test_a_step_does_not_hang_on_how_it_is_split(
     method: str, store: Store, classifier: ImageClassifierArtifact, images: ImageDatasetArtifact
 ) -> None:
-    told: list[dict[str, float]] = []
+    steps: list[dict[str, float]] = []
     for size in (16, 24):
         config = config_of(method, 1, compute={"tokens_per_micro_batch": size}).with_changes(
             schedule={"tokens_per_step": 48, "max_steps": 2}
@@ -78,8 +78,8 @@ def test_a_step_does_not_hang_on_how_it_is_split(
         metrics: list[Metric] = []
         with listen(hearing(metric=metrics.append)):
             finetune.execute(config, FinetuneInputs(model=classifier, data=(images,)), store)
-        told.append({f"{entry.name} {entry.step}": entry.value for entry in metrics if entry.name != "best_step"})
-    assert "grad_norm 2" in told[0] and told[0] == pytest.approx(told[1], rel=2e-3)
+        steps.append({f"{entry.name} {entry.step}": entry.value for entry in metrics if entry.name != "best_step"})
+    assert "grad_norm 2" in steps[0] and steps[0] == pytest.approx(steps[1], rel=2e-3)
 
 
 def test_a_long_tail_is_measured_by_its_rare_classes(
