@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Float
@@ -59,6 +59,7 @@ class PoolStudent(nn.Module):
     """
 
     reads: tuple[str, ...] = ()
+    answer: ClassVar[None] = None  # heads of a loss do not stand beside these
 
     def __init__(self, student: Any, layer: nn.Linear, num_classes: Sequence[int]) -> None:
         super().__init__()

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from attar.compressors.distill.heads.views import ANSWERS
 from attar.compressors.distill.loop.copies import copied, teacher_name
 from attar.compressors.distill.losses.objective import Objective
 from attar.compressors.distill.losses.views import ViewName
@@ -107,6 +108,10 @@ def check_pool(config: FinetuneConfig, model: Facts) -> None:
         )
     for name, objective in objectives.items():
         requires = objective.requires
+        if requires.views == ANSWERS:
+            raise ValueError(
+                f"objectives.{name} brings heads of its own; accepted with a pool: labels, and losses toward a teacher"
+            )
         if _reads_teacher(objective) and (requires.sources != {"teacher"} or requires.projections or requires.means):
             raise ValueError(
                 f"objectives.{name} reads more than what each teacher of a pool says; accepted: a distance or divergence toward the teacher "

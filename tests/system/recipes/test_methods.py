@@ -18,6 +18,7 @@ from attar.registry.artifacts.store import Store
 from attar.stages.finetune.training_run import MEASURE
 from tests.system.node_by_node import run_nodes
 from tests.system.recipes.encoder_smokes import EXITS, POOL, SMALL_ENCODER, encoder_quick
+from tests.system.recipes.image_smokes import IMAGE_SMOKES
 from tests.system.tiny_models import NUM_CHOOSE, NUM_HELDOUT, NUM_QUESTIONS
 
 METHODS = [name.removeprefix("methods/") for name in shipped_recipes() if name.startswith("methods/")]
@@ -184,6 +185,7 @@ SMOKES = {
         {f"pair_contrast_exit_{depth}": depth / 3 for depth in (1, 2, 3)}, share=0.95, changes=EXITS, until="scores"
     ),
     "distill-weighted": Smoke({"labels": 0.5, "forward_kl_teacher_1": 0.5}, share=0.92, changes=POOL),
+    **{name: Smoke(**smoke) for name, smoke in IMAGE_SMOKES.items()},
     "cross-tokenizer-alm": Smoke({"alm": 1.0}, changes=quick(learning_rate=0.003)),
     "anchored-decoding": Smoke(
         {"next_token": 1.0},
@@ -206,6 +208,8 @@ def test_every_preset_has_a_run_here() -> None:
 )
 def test_preset_gets_better_at_what_it_is_for(name: str, home: Path, tiny: Path) -> None:
     smoke = SMOKES[name]
+    if name == "ssld":
+        pytest.importorskip("imagehash", reason="in the extra `images`")
     changes = {
         "original.config.source": f"folder:{tiny / smoke.source}",
         "questions.config.source": f"jsonl:{tiny / 'questions.jsonl'}",
