@@ -90,13 +90,9 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     for dataset in data:
         check_vocabulary(model, dataset, "recorded teacher", "accepted: a record of a model with the same tokens")
     check_adapt(config.adapt, model)
-    facts: dict[str, Any] = {"method": config.adapt.kind}
-    known = {
-        "expert_rank": config.adapt.expert_rank,
-        "exits": config.adapt.exits,
-        "vocab_size": model.get("vocab_size"),
-    }
-    facts |= {name: value for name, value in known.items() if value}
+    known = {"expert_rank": config.adapt.expert_rank, "exits": config.adapt.exits}
+    facts: dict[str, Any] = {"method": config.adapt.kind, **{name: value for name, value in known.items() if value}}
+    facts |= {"vocab_size": model["vocab_size"]} if "vocab_size" in model else {}
     facts |= guidance_facts(objectives) if config.adapt.kind == "guidance" else {}
     return Forecast(
         facts,
