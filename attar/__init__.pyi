@@ -97,6 +97,7 @@ class Stages:
         max_rows: int = 0,
         heldout_fraction: float = 0.1,
         choose_fraction: float | None = None,
+        tail_fraction: float = 1.0,
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
@@ -342,6 +343,20 @@ class Stages:
         store: Store | None = None,
     ) -> DatasetArtifact:
         """Return the data set whose trial student answers most held-out questions right. Raises ValueError for a trial without that number."""
+
+    def select_images(
+        self,
+        *,
+        data: ImageDatasetArtifact | Source,
+        teacher: ImageClassifierArtifact | Source,
+        protected: ImageDatasetArtifact | Source | Sequence[ImageDatasetArtifact | Source],
+        num_per_class: int = 1000,
+        max_distance: int = 4,
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> ImageDatasetArtifact:
+        """Keep the images that a teacher is surest of, so many a class. No near-duplicate of a held-out image stays, and no label."""
 
     def grade(
         self,

@@ -29,6 +29,7 @@ from attar.stages.label.learn_skills import learn_skills
 from attar.stages.label.pair_labels import label_pairs
 from attar.stages.label.record import record
 from attar.stages.label.revise import revise
+from attar.stages.label.select_images import select_images
 from attar.stages.merge.adapters import merge_adapters
 from attar.stages.merge.rejoin import rejoin
 from attar.stages.merge.stage import merge
@@ -61,6 +62,7 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
         learn_skills,
         choose_answers,
         choose_teacher,
+        select_images,
         grade,
         label_pairs,
         judge,
