@@ -51,6 +51,7 @@ class LowRank(StageConfig):
     """Hold the frozen base in 4 bits (nf4) or 8 (int8) with bitsandbytes. https://arxiv.org/abs/2305.14314"""
 
     trains_base: ClassVar[bool] = False
+    freeze: ClassVar[list[str]] = []
 
     @model_validator(mode="after")
     def _experts_take_plain_pairs(self) -> LowRank:
@@ -84,6 +85,10 @@ class AllWeights(StageConfig):
     blocks: AdaptedBlocks = "all"
     """after_cut: only the block before the first removed one and those behind it learn; what lies before is run once, not every epoch."""
 
+    freeze: list[str] = []
+    """Tensors that stay bit for bit as they are, by patterns of their names, such as ["*.conv1.*", "*norm*"]; empty: none.
+    https://arxiv.org/abs/2405.20750"""
+
     trains_base: ClassVar[bool] = True
     quantized_base: ClassVar[QuantizedBase] = "none"
     rank: ClassVar[int] = 0
@@ -111,6 +116,7 @@ class LastBlocks(StageConfig):
     quantized_base: ClassVar[QuantizedBase] = "none"
     rank: ClassVar[int] = 0
     expert_rank: ClassVar[int] = 0
+    freeze: ClassVar[list[str]] = []
 
     @property
     def method(self) -> AdaptMethod:
@@ -140,6 +146,7 @@ class QuantizationAware(StageConfig):
     quantized_base: ClassVar[QuantizedBase] = "none"
     rank: ClassVar[int] = 0
     expert_rank: ClassVar[int] = 0
+    freeze: ClassVar[list[str]] = []
 
     @property
     def method(self) -> AdaptMethod:

@@ -54,10 +54,9 @@ class Adaptation:
     """What of the student learns: by which method, from which block on, over a base in how many bits."""
 
     kind: str
-    # of low-rank adapters; 0 where the base's own weights learn
-    rank: int
-    # of those on routed experts; 0 where they stay
-    expert_rank: int
+    rank: int  # of low-rank adapters; 0 where the base's own weights learn
+    expert_rank: int  # of those on routed experts; 0 where they stay
+    freeze: tuple[str, ...]  # patterns of the names of tensors that stay
     method: AdaptMethod
     first_block: int
     quantized_base: QuantizedBase
@@ -221,6 +220,7 @@ def adaptation_of(adapt: AdaptKind, facts: AnyModelFacts) -> Adaptation:
         kind=adapt.kind,
         rank=adapt.rank,
         expert_rank=adapt.expert_rank,
+        freeze=tuple(adapt.freeze),
         method=adapt.method,
         first_block=first_block,
         quantized_base=adapt.quantized_base,

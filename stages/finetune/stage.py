@@ -37,6 +37,7 @@ from attar.stages.finetune.subjects.checks import check_subject
 from attar.stages.finetune.subjects.classifier import build_classifier_run, check_same_classes, reads_grades
 from attar.stages.finetune.subjects.denoiser import build_denoiser_run
 from attar.stages.finetune.subjects.encoder import build_encoder_run
+from attar.stages.finetune.subjects.examples import freeze_named
 from attar.stages.finetune.subjects.images import build_image_run
 from attar.stages.finetune.teacher_config import policy_of, reads_record
 from attar.stages.finetune.teaching import build_rollouts, build_teacher_sources, with_hints
@@ -227,6 +228,7 @@ def _student(plan: TrainingPlan, model: Trainable) -> tuple[PreTrainedModel, Stu
     device = torch.device("cpu") if is_sharded else plan.device  # no device needs to hold all of it
     base = load_base(model.path, plan.dtype, device, adaptation.quantized_base)
     adapted = adaptation.method(base, adaptation.first_block)
+    freeze_named(adapted, adaptation.freeze)
     if is_sharded:
         from torch.distributed.device_mesh import init_device_mesh  # a plan need not wait for it
 

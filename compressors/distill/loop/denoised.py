@@ -36,7 +36,9 @@ class NoisedImages:
     def observed(
         self, student: DenoiserStudent, output: Tensor, batch: NoisedBatch, teachers: Teachers, means: Means
     ) -> dict[str, Observed]:
-        critic = None if student.critic is None else predictor(student.critic)
+        critic, discriminator = (
+            None if net is None else predictor(net) for net in (student.critic, student.discriminator)
+        )
         views = DenoisingViews(
             output,
             batch.on(output.device),
@@ -46,6 +48,7 @@ class NoisedImages:
             teachers.past,
             teachers.anchor,
             critic,
+            discriminator,
         )
         return {PREDICTIONS: Whole(views)}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,12 @@ from attar.compressors.diffusion.process import NoiseProcess
 from attar.compressors.distill.examples.noised import NoisedImage, NoisedStates
 from attar.compressors.distill.loop.denoised import NoisedImages
 from attar.compressors.distill.losses.denoising.catalogue import DENOISING_LOSSES
-from attar.compressors.distill.losses.denoising.views import CRITIC, PREDICTIONS
+from attar.compressors.distill.losses.denoising.views import (
+    CRITIC,
+    DISCRIMINATOR,
+    NOISED_DISCRIMINATOR,
+    PREDICTIONS,
+)
 from attar.compressors.distill.losses.objective import projections_read
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.denoiser import DenoiserStudent
@@ -26,35 +31,20 @@ from attar.stages.finetune.teacher_config import NO_CONTEXT, policy_of
 from attar.stages.finetune.training_run import TrainingRun
 
 ACCEPTED = ", ".join(DENOISING_LOSSES)
+# Losses that learn by each other: those that read a second net, and what trains it, by the net.
+TRAINED_BY = {
+    CRITIC: "score_distillation and fake_score learn by each other; accepted: both, the second net following the first",
+    NOISED_DISCRIMINATOR: "a loss that reads a discriminator of noised images and what trains it learn by each other; accepted: both, "
+    "adversarial with is_noised or divergence_distillation, and discriminator with is_noised: true",
+    DISCRIMINATOR: "adversarial and discriminator learn by each other; accepted: both, with the same is_noised",
+}
 # Parameters of losses that the class which means any stands behind, with what asks for nothing.
 OF_ANY_CLASS = {"drop_fraction": 0.0, "guidance_scale": 1.0}
 
 
 def check_denoiser_training(config: FinetuneConfig, *, has_teacher: bool) -> None:
     """Raise ValueError for what is asked of a training that a denoiser's has not."""
-    objectives = config.reduction.objectives
-    for name, objective in objectives.items():
-        if objective.requires.views != PREDICTIONS:
-            raise ValueError(
-                f"objectives.{name} reads {objective.requires.views}, and the model is a denoiser; accepted: {ACCEPTED}"
-            )
-        if "teacher" in objective.requires.sources and not has_teacher:
-            raise ValueError(
-                f"objectives.{name} reads the teacher, but the node has no input `teacher`; accepted: that input, another denoiser"
-            )
-    if not {objective.start for objective in objectives.values()} - {None}:  # type: ignore[attr-defined]
-        raise ValueError(
-            f"objectives are {', '.join(objectives)}, which draw no states; accepted: score_distillation beside it"
-        )
-    if len({objective.start for objective in objectives.values()} - {None}) > 1:  # type: ignore[attr-defined]
-        raise ValueError(
-            f"objectives {', '.join(objectives)} begin at other states; accepted: those of one training, a node each for the others"
-        )
-    reads = [CRITIC in objective.requires.projections for objective in objectives.values()]
-    if any(reads) and sum(reads) < 2:
-        raise ValueError(
-            "score_distillation and fake_score learn by each other; accepted: both, the second net following the first"
-        )
+    _check_objectives(config.reduction.objectives, has_teacher=has_teacher)
     if config.teacher.kind not in ("auto", "input"):
         raise ValueError(f"teacher.kind is {config.teacher.kind!r}; accepted for a denoiser: auto, the input `teacher`")
     if config.teacher.context != NO_CONTEXT or config.teacher.run_once:
@@ -72,6 +62,31 @@ def check_denoiser_training(config: FinetuneConfig, *, has_teacher: bool) -> Non
         raise ValueError(
             "compute.num_shards, vocabulary_sample and gradient_checkpointing are for causal language models; accepted for a denoiser: none"
         )
+
+
+def _check_objectives(objectives: Mapping[str, Any], *, has_teacher: bool) -> None:
+    """Raise ValueError for losses of another kind of model, without what they read, and that do not begin alike."""
+    for name, objective in objectives.items():
+        if objective.requires.views != PREDICTIONS:
+            raise ValueError(
+                f"objectives.{name} reads {objective.requires.views}, and the model is a denoiser; accepted: {ACCEPTED}"
+            )
+        if "teacher" in objective.requires.sources and not has_teacher:
+            raise ValueError(
+                f"objectives.{name} reads the teacher, but the node has no input `teacher`; accepted: that input, another denoiser"
+            )
+    if not {objective.start for objective in objectives.values()} - {None}:
+        raise ValueError(
+            f"objectives are {', '.join(objectives)}, which draw no states; accepted: beside it what it follows, such as score_distillation"
+        )
+    if len({objective.start for objective in objectives.values()} - {None}) > 1:
+        raise ValueError(
+            f"objectives {', '.join(objectives)} begin at other states; accepted: those of one training, a node each for the others"
+        )
+    for net, line in TRAINED_BY.items():
+        readers = [objective for objective in objectives.values() if net in objective.requires.projections]
+        if len({objective.start is None for objective in readers}) == 1:
+            raise ValueError(line)
 
 
 def check_denoiser_data(config: FinetuneConfig, model: Facts, data: Sequence[Facts], teacher: Sequence[Facts]) -> None:
@@ -118,11 +133,11 @@ def build_denoiser_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path
     if rows.heldout:
         rows.heldout[:] = states.drawn(rows.heldout, -1)
     teacher = None if inputs.teacher is None else load_denoiser(inputs.teacher.path, plan.device)
-    critic = None
-    if CRITIC in projections_read(plan.reduction.objectives.values()):
-        assert teacher is not None, "checked before"
-        critic = teacher.net
-    student = DenoiserStudent(denoiser.net.requires_grad_(True), critic)
+    read = projections_read(plan.reduction.objectives.values())
+    # one net serves images as they are and noised: it is told the timestep
+    tells = bool({DISCRIMINATOR, NOISED_DISCRIMINATOR} & {*read})
+    critic = teacher.net if teacher is not None and CRITIC in read else None
+    student = DenoiserStudent(denoiser.net.requires_grad_(True), critic, denoiser.net if tells else None)
     modality, sources = (
         NoisedImages(denoiser.process, denoiser.num_labels - 1),
         _teacher_sources(plan, student, teacher),

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from attar.compressors.adapt.freeze import freeze_tensors
 from attar.compressors.distill.examples.steps import Steps
 from attar.compressors.distill.loop.trainer import Trainer, accelerator_on
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.teacher_sources import TeacherSource
-from attar.compressors.models.trained_weights import WeightAverage, trained_weights
+from attar.compressors.models.trained_weights import HasParameters, WeightAverage, trained_weights
 from attar.stages.artifacts.dataset.partition import shared_rows_note
 from attar.stages.artifacts.dataset.rows import Row, Split
 from attar.stages.finetune.plan import TrainingPlan
@@ -72,6 +73,7 @@ def assembled(
     rollouts: Any = None,
 ) -> TrainingRun:
     """Return the training of a student on examples of a modality, before its first step."""
+    freeze_named(student.model, plan.adaptation.freeze)
     trainer = Trainer(
         student,
         rows.train,
@@ -84,3 +86,11 @@ def assembled(
         average=WeightAverage(plan.average_decay, trained_weights(student)) if plan.average_decay else None,
     )
     return TrainingRun(trainer, rows, None, workdir, heldout=plan.heldout, checkpoints=plan.checkpoints)
+
+
+def freeze_named(model: HasParameters, patterns: Sequence[str]) -> None:
+    """Freeze tensors of a student by their names, and tell how many. Raises ValueError as `freeze_tensors` does."""
+    if patterns:
+        num_learned = sum(parameter.requires_grad for parameter in model.parameters())
+        frozen = freeze_tensors(model, patterns)
+        note(f"{len(frozen)} of {num_learned} tensors stay as they are")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from attar.compressors.distill.losses.denoising.adversarial import Adversarial, Discriminator
+from attar.compressors.distill.losses.denoising.divergences import DivergenceDistillation
 from attar.compressors.distill.losses.denoising.endpoints import EndpointDistance
 from attar.compressors.distill.losses.denoising.noise import Denoising
 from attar.compressors.distill.losses.denoising.scores import FakeScore, ScoreDistillation
@@ -16,4 +18,7 @@ DENOISING_LOSSES: dict[str, type[Objective[Any, Any]]] = {
     "segment_consistency": SegmentConsistency,
     "score_distillation": ScoreDistillation,
     "fake_score": FakeScore,
+    "divergence_distillation": DivergenceDistillation,
+    "adversarial": Adversarial,
+    "discriminator": Discriminator,
 }
