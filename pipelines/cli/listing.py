@@ -32,7 +32,7 @@ from attar.compressors.prune.depth.metrics import BLOCK_METRICS
 from attar.compressors.prune.experts.methods import EXPERT_METHODS
 from attar.compressors.prune.width.scores import WIDTH_SCORES
 from attar.compressors.quantize.methods import WEIGHT_METHODS
-from attar.pipelines.cli.method_table import method_recipes
+from attar.pipelines.cli.method_table import kind_of_model, method_recipes
 from attar.pipelines.cli.run_listing import list_logs, list_runs
 from attar.pipelines.recipe.file import RecipeError, shipped_recipes
 from attar.pipelines.recipe.whole import load_recipe
@@ -69,6 +69,13 @@ CATALOGUES: dict[str, dict[str, type]] = {
     "guidance adapter": GUIDANCE_ADAPTERS,
     "quantization": WEIGHT_METHODS,
 }
+# The kind of model that a catalogue's rows are for, where it is one alone.
+KINDS_OF_MODEL = {
+    "embedding loss": "encoder",
+    "class loss": "classifier",
+    "image augmentation": "image classifier",
+    "denoising loss": "denoiser",
+}
 
 
 def list_stages() -> list[dict[str, Any]]:
@@ -93,7 +100,12 @@ def list_stages() -> list[dict[str, Any]]:
 def list_methods() -> list[dict[str, Any]]:
     """Return every method of every catalogue, and the methods of the literature that are made of them."""
     components = [
-        {"catalogue": catalogue, "method": name, "what": DIFFERENCES.get(name) or _first_line(method)}
+        {
+            "catalogue": catalogue,
+            "method": name,
+            "model": KINDS_OF_MODEL.get(catalogue, ""),
+            "what": DIFFERENCES.get(name) or _first_line(method),
+        }
         for catalogue, table in CATALOGUES.items()
         for name, method in table.items()
     ]
@@ -101,6 +113,7 @@ def list_methods() -> list[dict[str, Any]]:
         {
             "catalogue": "preset",
             "method": name,
+            "model": kind_of_model(recipe),
             "what": f"{recipe.description} {recipe.card.paper if recipe.card else ''}",
         }
         for name, recipe in method_recipes().items()

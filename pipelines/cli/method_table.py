@@ -8,6 +8,7 @@ from attar.pipelines.recipe.file import shipped_recipes
 from attar.pipelines.recipe.whole import Recipe, load_recipe
 from attar.stages.finetune.config import FinetuneConfig
 from attar.stages.finetune.objective_spec import Component, ObjectiveSpec, listed, spec_of, split_component
+from attar.stages.ingest.model import IngestModelConfig
 
 FOLDER = "methods/"
 # What every recipe has, and says nothing of a method.
@@ -39,9 +40,17 @@ def composition(recipe: Recipe) -> str:
     parts += [f"{name} {kind}" for name, kind in kinds.items() if kind not in ("auto", "none")]
     if "teacher" in recipe.nodes[OWN_NODE].inputs:
         parts.append("teacher input")
+    if own.adapt.freeze:
+        parts.append(f"frozen {', '.join(own.adapt.freeze)}")
     if spelt["rollout"]["kind"] != "data":
         parts.append(f"rollout {spelt['rollout']['kind']}")
     return "; ".join(part for part in parts if part)
+
+
+def kind_of_model(recipe: Recipe) -> str:
+    """Return the kind of model that a recipe begins with, in words."""
+    first = next(node for node in recipe.nodes.values() if node.stage.name == "ingest_model")
+    return cast(IngestModelConfig, first.config).model.kind.replace("_", " ")
 
 
 def readable(test: str) -> str:
