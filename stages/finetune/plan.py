@@ -82,10 +82,8 @@ class Teaching:
     sources: Mapping[ViewName, Source]
     reads_record: bool
     is_run_once: bool
-    # of a classifier: how the teacher's classes are split; None: they are not
-    split: Split | None
-    # None: what the student reads
-    context: ContextBuilder | None
+    split: Split | None  # of a classifier: how the teacher's classes are split; None: they are not
+    context: ContextBuilder | None  # None: what the student reads
     # learn every row a second time, behind what the teacher reads
     has_both_sides: bool
 
@@ -98,6 +96,7 @@ class LearnedRows:
     max_tokens: int
     shares: tuple[float, ...]
     augment: tuple[Augmentation, ...] = ()  # how images are changed
+    classes: frozenset[int] = frozenset()  # of a denoiser: those that it learns; empty: all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,8 +138,7 @@ class TrainingPlan:
     adaptation: Adaptation
     reduction: Reduction
     teaching: Teaching
-    # None: the data's own answers
-    rollout: RolloutPolicy | None
+    rollout: RolloutPolicy | None  # None: the data's own answers
     rows: LearnedRows
     schedule: Schedule
     average_decay: float
@@ -178,6 +176,7 @@ class TrainingPlan:
                 max_tokens=learned.max_tokens,
                 shares=tuple(learned.shares),
                 augment=augmentations_of(learned.augment),
+                classes=frozenset(learned.classes),
             ),
             schedule=schedule_of(config.schedule, compute.tokens_per_micro_batch, device),
             average_decay=config.schedule.average_decay,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,11 @@ def _check_objectives(objectives: Mapping[str, Any], *, has_teacher: bool) -> No
 def check_denoiser_data(config: FinetuneConfig, model: Facts, data: Sequence[Facts], teacher: Sequence[Facts]) -> None:
     """Raise ValueError for images that the denoiser does not take, and a teacher of other images or another prediction."""
     check_images(model, data)
+    num_classes = max((int(facts.get("num_classes", 0)) for facts in data), default=0)
+    if num_classes and (unknown := [label for label in config.rows.classes if label >= num_classes]):
+        raise ValueError(
+            f"rows.classes has {unknown[0]}, but the data has {num_classes} classes; accepted: 0 to {num_classes - 1}"
+        )
     for other in teacher:
         for name in ("sample_size", "num_image_channels", "num_labels", "num_timesteps", "prediction"):
             if name in other and name in model and other[name] != model[name]:
@@ -110,14 +115,15 @@ def check_denoiser_data(config: FinetuneConfig, model: Facts, data: Sequence[Fac
 NoisedRows = ExampleRows[NoisedImage]
 
 
-def _noised_parts(denoiser: Denoiser) -> Callable[[Any, str], PartOf[NoisedImage]]:
-    """Return what reads a data set's parts: images of the denoiser's channels and size, with their classes."""
+def _noised_parts(denoiser: Denoiser, classes: Collection[int]) -> Callable[[Any, str], PartOf[NoisedImage]]:
+    """Return what reads a data set's parts: images of the denoiser's channels and size, of these classes; of all where none are named."""
     num_channels, side, _ = denoiser.shape
 
     def parts_of(data: Any, name: str) -> PartOf[NoisedImage]:
         def part_of(part: Split) -> list[tuple[str, NoisedImage]] | None:
             some = read_images(data, part, num_channels, side)
-            return list(zip(some.ids, map(NoisedImage, some.images, some.labels.tolist()), strict=True)) or None
+            examples = zip(some.ids, map(NoisedImage, some.images, some.labels.tolist()), strict=True)
+            return [(name, example) for name, example in examples if not classes or example.label in classes] or None
 
         return part_of
 
@@ -128,7 +134,7 @@ def build_denoiser_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path
     """Return the training before its first step: student, teacher and images in place."""
     check_images(inputs.model.facts, [data.facts for data in inputs.data])  # what a plan could not know yet
     denoiser = load_denoiser(inputs.model.path, plan.device)
-    rows = NoisedRows.read(inputs.data, _noised_parts(denoiser))
+    rows = NoisedRows.read(inputs.data, _noised_parts(denoiser, plan.rows.classes))
     states = _states(plan, denoiser.process, denoiser.num_labels - 1)
     if rows.heldout:
         rows.heldout[:] = states.drawn(rows.heldout, -1)

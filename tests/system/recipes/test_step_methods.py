@@ -23,11 +23,15 @@ COMMON: dict[str, Any] = {
     "teaching.schedule.max_steps": 120,
     "teaching.schedule.tokens_per_step": 32,
     "teaching.schedule.learning_rate": 4e-3,
+    "small.source": "random:unet?sample_size=8&num_classes=10&width=8&seed=1",
+    "matching.schedule.max_steps": 60,
+    "matching.schedule.tokens_per_step": 32,
     **{f"{node}.{name}": value for node in ("before_in_1", "after_in_1") for name, value in DRAWN.items()},
 }
 # What makes each recipe small, and to which share of what it was the distance must fall.
 SMOKES: dict[str, tuple[dict[str, Any], float]] = {
     "gdd": ({"max_steps": 60, "tokens_per_step": 32, "learning_rate": 2e-3, "average_decay": 0.9}, 0.9),
+    "multi-student": ({"max_steps": 40, "tokens_per_step": 32, "learning_rate": 2e-3, "average_decay": 0.9}, 0.9),
     "uni-instruct": ({"max_steps": 60, "tokens_per_step": 32, "learning_rate": 2e-3, "average_decay": 0.9}, 0.9),
 }
 
@@ -40,8 +44,12 @@ def test_every_recipe_of_steps_has_a_run_here() -> None:
 def test_one_step_comes_nearer_to_heldout_images(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATTAR_HOME", str(tmp_path))
     schedule, share = SMOKES[name]
-    changes = {**COMMON, **{f"student.schedule.{field}": value for field, value in schedule.items()}}
-    fields = [(*path.split(".", 1), value) for path, value in changes.items()]
+    trained = {
+        f"{node}.schedule.{field}": value for node in ("student", "other_student") for field, value in schedule.items()
+    }
+    nodes = load_recipe(f"methods/{name}").nodes
+    fields = [(*path.split(".", 1), value) for path, value in {**COMMON, **trained}.items()]
+    fields = [entry for entry in fields if entry[0] in nodes]
     recipe = load_recipe(
         f"methods/{name}", [f"{node}.config.{rest}={json.dumps(value)}" for node, rest, value in fields]
     )

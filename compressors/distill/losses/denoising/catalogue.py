@@ -7,6 +7,7 @@ from typing import Any
 from attar.compressors.distill.losses.denoising.adversarial import Adversarial, Discriminator
 from attar.compressors.distill.losses.denoising.divergences import DivergenceDistillation
 from attar.compressors.distill.losses.denoising.endpoints import EndpointDistance
+from attar.compressors.distill.losses.denoising.matching import TeacherMatching
 from attar.compressors.distill.losses.denoising.noise import Denoising
 from attar.compressors.distill.losses.denoising.scores import FakeScore, ScoreDistillation
 from attar.compressors.distill.losses.denoising.segments import SegmentConsistency
@@ -14,6 +15,7 @@ from attar.compressors.distill.losses.objective import Objective
 
 DENOISING_LOSSES: dict[str, type[Objective[Any, Any]]] = {
     "denoising": Denoising,
+    "teacher_matching": TeacherMatching,
     "endpoint_distance": EndpointDistance,
     "segment_consistency": SegmentConsistency,
     "score_distillation": ScoreDistillation,
