@@ -26,12 +26,17 @@ COMMON: dict[str, Any] = {
     "small.source": "random:unet?sample_size=8&num_classes=10&width=8&seed=1",
     "matching.schedule.max_steps": 60,
     "matching.schedule.tokens_per_step": 32,
-    **{f"{node}.{name}": value for node in ("before_in_1", "after_in_1") for name, value in DRAWN.items()},
+    **{
+        f"{node}.{name}": value
+        for node in ("before_in_1", "after_in_1", "before_in_2", "after_in_2")
+        for name, value in DRAWN.items()
+    },
 }
 # What makes each recipe small, and to which share of what it was the distance must fall.
 SMOKES: dict[str, tuple[dict[str, Any], float]] = {
     "gdd": ({"max_steps": 60, "tokens_per_step": 32, "learning_rate": 2e-3, "average_decay": 0.9}, 0.9),
     "multi-student": ({"max_steps": 40, "tokens_per_step": 32, "learning_rate": 2e-3, "average_decay": 0.9}, 0.9),
+    "self-e": ({"max_steps": 120, "tokens_per_step": 32, "learning_rate": 4e-3, "average_decay": 0.9}, 0.95),
     "uni-instruct": ({"max_steps": 60, "tokens_per_step": 32, "learning_rate": 2e-3, "average_decay": 0.9}, 0.9),
 }
 
@@ -55,6 +60,7 @@ def test_one_step_comes_nearer_to_heldout_images(name: str, tmp_path: Path, monk
     )
     make_plan(recipe, Store(tmp_path))
     made = run_nodes(recipe, tmp_path)
-    before, after = (made[node].facts["frechet_distance"] for node in ("before_in_1", "after_in_1"))
-    assert made["after_in_1"].facts["num_forwards"] == 1
+    num_steps = next(int(node.removeprefix("after_in_")) for node in made if node.startswith("after_in_"))
+    before, after = (made[f"{time}_in_{num_steps}"].facts["frechet_distance"] for time in ("before", "after"))
+    assert made[f"after_in_{num_steps}"].facts["num_forwards"] == num_steps
     assert after < share * before, (before, after)

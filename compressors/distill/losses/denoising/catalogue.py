@@ -7,6 +7,7 @@ from typing import Any
 from attar.compressors.distill.losses.denoising.adversarial import Adversarial, Discriminator
 from attar.compressors.distill.losses.denoising.divergences import DivergenceDistillation
 from attar.compressors.distill.losses.denoising.endpoints import EndpointDistance
+from attar.compressors.distill.losses.denoising.evaluation import SelfEvaluation
 from attar.compressors.distill.losses.denoising.matching import TeacherMatching
 from attar.compressors.distill.losses.denoising.noise import Denoising
 from attar.compressors.distill.losses.denoising.scores import FakeScore, ScoreDistillation
@@ -15,6 +16,7 @@ from attar.compressors.distill.losses.objective import Objective
 
 DENOISING_LOSSES: dict[str, type[Objective[Any, Any]]] = {
     "denoising": Denoising,
+    "self_evaluation": SelfEvaluation,
     "teacher_matching": TeacherMatching,
     "endpoint_distance": EndpointDistance,
     "segment_consistency": SegmentConsistency,
