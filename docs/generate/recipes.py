@@ -58,7 +58,7 @@ def _literature() -> str:
         assert card is not None, "a recipe of that folder has a card; a test holds it"
         parts += [
             f"## {card.title}",
-            f"Recipe [{code(name)}]({name}.md), for a {kind_of_model(recipe)} model, paper {prose(card.paper)}.",
+            f"Recipe [{code(name)}]({name}.md), of models of kind {code(kind_of_model(recipe))}, paper {prose(card.paper)}.",
             f"**Composed of**: {composition(recipe)}.",
             f"**Reconstructed**: {card.reconstructed}",
             f"**Tested by**: {'; '.join(readable(test) for test in card.tests)}.",
