@@ -12,7 +12,7 @@ from attar.stages.ingest.model import IngestModelConfig
 
 FOLDER = "methods/"
 # What every recipe has, and says nothing of a method.
-PLAIN_STAGES = ("ingest_model", "ingest_data", "prune", "scan", "merge", "finetune")
+PLAIN_STAGES = ("ingest_model", "ingest_data", "ingest_images", "prune", "scan", "merge", "finetune", "sample")
 # The node in which a method's own objective is trained.
 OWN_NODE = "student"
 
