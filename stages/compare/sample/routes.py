@@ -31,6 +31,11 @@ class RoutedDrawing:
         return images
 
 
+def routed(drawings: Sequence[Drawing], routes: Sequence[Sequence[int]]) -> Drawing:
+    """Return students as one drawing; a single one as it is."""
+    return RoutedDrawing(drawings, routes) if len(drawings) > 1 else drawings[0]
+
+
 def check_routes(routes: Sequence[Sequence[int]], model: Facts, others: Sequence[Facts], data: Facts) -> None:
     """Raise ValueError for classes that are not shared out to the students, and students of other images."""
     if len(routes) != (1 + len(others) if others else 0):

@@ -24,7 +24,7 @@ from attar.stages.artifacts.work_forecast import FORWARD
 from attar.stages.compare.sample.config import SampleConfig, SampleInputs
 from attar.stages.compare.sample.drawing import Drawing, opened
 from attar.stages.compare.sample.grid import write_grid
-from attar.stages.compare.sample.routes import RoutedDrawing, check_routes
+from attar.stages.compare.sample.routes import check_routes, routed
 from attar.stages.contract import Forecast, stage
 from attar.stages.runtime.progress import bar, metric, note
 
@@ -80,8 +80,7 @@ def sample(config: SampleConfig, inputs: SampleInputs, workdir: Path) -> Evaluat
     num_steps = config.classifier.num_steps
     counter = bar("training the classifier", num_steps, "steps")
     classifier = trained_classifier(train.images, train.labels, num_classes, num_steps, counter.advance)
-    drawings = [opened(model, config, num_classes) for model in (inputs.model, *inputs.others)]
-    drawing = RoutedDrawing(drawings, config.routes) if inputs.others else drawings[0]
+    drawing = routed([opened(model, config, num_classes) for model in (inputs.model, *inputs.others)], config.routes)
     seeds = [_seed(config, drawing, seed, workdir / f"seed-{seed}.pt") for seed in config.seeds]
     classified = Classified.of(classifier, real.images)
     measured = [_measures(config, classifier, classified, drawn) for drawn in seeds]

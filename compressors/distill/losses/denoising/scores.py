@@ -38,7 +38,7 @@ class PureNoise:
 
 @dataclass(frozen=True)
 class Pull:
-    """Images that a student made, and where the difference of two denoisers at a noised form of each would have them."""
+    """Images that a student made, and where the difference of two denoisers would have them."""
 
     made: Float[Tensor, "B C H W"]
     wanted: Float[Tensor, "B C H W"]

@@ -60,7 +60,10 @@ def test_half_of_the_draws_and_all_without_a_class_learn_from_data() -> None:
 
 
 def test_the_gradient_at_the_data_is_along_the_disagreement() -> None:
-    """Where x = x_0, dL/dx is lambda / (1 + lambda) times G(x_s, -) - G(x_s, y), but for the part along x_0, which keeps its length."""
+    """Where x = x_0, dL/dx is a positive number times G(x_s, -) - G(x_s, y).
+
+    But for the part along x_0, as the target is as long as that.
+    """
     objective, output = SelfEvaluation(), views_of(SelfEvaluation()).student.requires_grad_(True)
     views = views_of(objective, output)
     made = views.process.clean(views.batch.states, views.batch.times, output)
