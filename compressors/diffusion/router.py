@@ -1,4 +1,4 @@
-"""Several denoisers that share the classes out between them: which of them draws an image is said by its class alone."""
+"""Route images to denoisers that share the classes out between them. An image's class alone says which of them draws it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several students that share the classes out between them, drawn from as one: each image by the student of its class."""
+"""Draw from several students as from one. They share the classes out between them, and each image is its class's student's."""
 
 from __future__ import annotations
 

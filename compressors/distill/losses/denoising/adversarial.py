@@ -122,7 +122,7 @@ def logit_maps(
 
 
 def held_times(views: DenoisingViews, is_noised: bool, draw: int = 0) -> Int[Tensor, "B"]:
-    """Return the timesteps that a discriminator is told: the first, of hardly any noise, or with noised images some of all."""
+    """Return the timesteps that a discriminator is told. The first, of hardly any noise, or with noised images some of all."""
     batch = views.batch
     return between(batch.uniform[:, draw], views.process) if is_noised else torch.zeros_like(batch.times)
 

@@ -1,4 +1,4 @@
-"""Learn from data and from oneself: where a net with a class and one without it disagree on its own image says how to mend that."""
+"""Learn from data and from oneself. Where the net with a class and without it disagree on its image is what to mend."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SMALLEST_ALPHA = 1e-3
 
 @dataclass(frozen=True)
 class SelfEvaluation:
-    """||x - x_r||^2 / sigma_t^2, x the image predicted at x_t: toward x_r = x_0 + lambda (x - (G(x_s, -) - G(x_s, y))), as long as x_0.
+    """||x - x_r||^2 / sigma_t^2, x predicted at x_t. x_r = x_0 + lambda (x - (G(x_s, -) - G(x_s, y))), made as long as x_0.
 
     x_s: x noised again, at an earlier s, in half of the draws at t itself, where x_r = x_0: learning from data, the v of which it then
     is. G: the image that who stands behind `past` predicts, without a class and with it; lambda = sigma_t / alpha_t - sigma_s / alpha_s.
@@ -73,7 +73,7 @@ class SelfEvaluation:
         return mixed * length / own_length.clamp(min=torch.finfo(mixed.dtype).tiny)
 
     def earlier(self, batch: NoisedBatch) -> Int[Tensor, "B"]:
-        """Return the timesteps that the predicted images are judged at: in half of the draws those that they were predicted at."""
+        """Return the timesteps that the predicted images are judged at. In half of the draws they were predicted there."""
         back = torch.where(batch.uniform[:, 2] < 0.5, 0.0, self.reach * batch.uniform[:, 3])
         return ((1.0 - back) * batch.times).long()
 
