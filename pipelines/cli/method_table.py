@@ -40,8 +40,8 @@ def composition(recipe: Recipe) -> str:
     parts += [f"{name} {kind}" for name, kind in kinds.items() if kind not in ("auto", "none")]
     if "teacher" in recipe.nodes[OWN_NODE].inputs:
         parts.append("teacher input")
-    if own.adapt.freeze:
-        parts.append(f"frozen {', '.join(own.adapt.freeze)}")
+    if patterns := getattr(own.adapt, "freeze", ()):
+        parts.append(f"frozen {', '.join(patterns)}")
     if spelt["rollout"]["kind"] != "data":
         parts.append(f"rollout {spelt['rollout']['kind']}")
     return "; ".join(part for part in parts if part)

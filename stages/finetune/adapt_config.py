@@ -51,7 +51,6 @@ class LowRank(StageConfig):
     """Hold the frozen base in 4 bits (nf4) or 8 (int8) with bitsandbytes. https://arxiv.org/abs/2305.14314"""
 
     trains_base: ClassVar[bool] = False
-    freeze: ClassVar[list[str]] = []
 
     @model_validator(mode="after")
     def _experts_take_plain_pairs(self) -> LowRank:
@@ -116,7 +115,6 @@ class LastBlocks(StageConfig):
     quantized_base: ClassVar[QuantizedBase] = "none"
     rank: ClassVar[int] = 0
     expert_rank: ClassVar[int] = 0
-    freeze: ClassVar[list[str]] = []
 
     @property
     def method(self) -> AdaptMethod:
@@ -146,7 +144,6 @@ class QuantizationAware(StageConfig):
     quantized_base: ClassVar[QuantizedBase] = "none"
     rank: ClassVar[int] = 0
     expert_rank: ClassVar[int] = 0
-    freeze: ClassVar[list[str]] = []
 
     @property
     def method(self) -> AdaptMethod:

@@ -219,7 +219,7 @@ def adaptation_of(adapt: AdaptKind, facts: AnyModelFacts) -> Adaptation:
         kind=adapt.kind,
         rank=adapt.rank,
         expert_rank=adapt.expert_rank,
-        freeze=tuple(adapt.freeze),
+        freeze=tuple(getattr(adapt, "freeze", ())),  # of weights that learn whole
         method=adapt.method,
         first_block=first_block,
         quantized_base=adapt.quantized_base,

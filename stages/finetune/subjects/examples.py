@@ -73,7 +73,8 @@ def assembled(
     rollouts: Any = None,
 ) -> TrainingRun:
     """Return the training of a student on examples of a modality, before its first step."""
-    freeze_named(student.model, plan.adaptation.freeze)
+    if plan.adaptation.freeze:
+        freeze_named(student.model, plan.adaptation.freeze)
     trainer = Trainer(
         student,
         rows.train,
@@ -90,7 +91,5 @@ def assembled(
 
 def freeze_named(model: HasParameters, patterns: Sequence[str]) -> None:
     """Freeze tensors of a student by their names, and tell how many. Raises ValueError as `freeze_tensors` does."""
-    if patterns:
-        num_learned = sum(parameter.requires_grad for parameter in model.parameters())
-        frozen = freeze_tensors(model, patterns)
-        note(f"{len(frozen)} of {num_learned} tensors stay as they are")
+    num_learned = sum(parameter.requires_grad for parameter in model.parameters())
+    note(f"{len(freeze_tensors(model, patterns))} of {num_learned} tensors stay as they are")
