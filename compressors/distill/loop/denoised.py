@@ -36,9 +36,7 @@ class NoisedImages:
     def observed(
         self, student: DenoiserStudent, output: Tensor, batch: NoisedBatch, teachers: Teachers, means: Means
     ) -> dict[str, Observed]:
-        critic, discriminator = (
-            None if net is None else predictor(net) for net in (student.critic, student.discriminator)
-        )
+        critic = None if student.critic is None else predictor(student.critic)
         views = DenoisingViews(
             output,
             batch.on(output.device),
@@ -48,7 +46,7 @@ class NoisedImages:
             teachers.past,
             teachers.anchor,
             critic,
-            discriminator,
+            student.discriminator,
         )
         return {PREDICTIONS: Whole(views)}
 

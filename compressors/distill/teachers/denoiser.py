@@ -31,9 +31,9 @@ class Denoises:
 
 
 class DenoiserStudent(nn.Module):
-    """A net under training. Beside it may stand others that learn with the same optimizer, each beginning as a copy of what is given.
+    """A net under training. Beside it may stand others that learn with the same optimizer.
 
-    `critic` denoises the student's images, `discriminator` tells them from real ones.
+    `critic` denoises the student's images and begins as a copy of what is given; `discriminator` tells them from real ones.
     """
 
     reads: tuple[str, ...] = ()
@@ -41,9 +41,8 @@ class DenoiserStudent(nn.Module):
     def __init__(self, net: nn.Module, critic: nn.Module | None = None, discriminator: nn.Module | None = None) -> None:
         super().__init__()
         self.model = net
-        self.critic, self.discriminator = (
-            None if other is None else copy.deepcopy(other).requires_grad_(True) for other in (critic, discriminator)
-        )
+        self.critic = None if critic is None else copy.deepcopy(critic).requires_grad_(True)
+        self.discriminator = discriminator
 
     def forward(self, batch: NoisedBatch) -> Float[Tensor, "B C H W"]:
         """Return what the net predicts at the batch's states."""

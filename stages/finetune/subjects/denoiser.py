@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from attar.compressors.diffusion.discriminator import FeatureDiscriminator
 from attar.compressors.diffusion.process import NoiseProcess
 from attar.compressors.distill.examples.noised import NoisedImage, NoisedStates
 from attar.compressors.distill.loop.denoised import NoisedImages
@@ -143,7 +144,8 @@ def build_denoiser_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path
     # one net serves images as they are and noised: it is told the timestep
     tells = bool({DISCRIMINATOR, NOISED_DISCRIMINATOR} & {*read})
     critic = teacher.net if teacher is not None and CRITIC in read else None
-    student = DenoiserStudent(denoiser.net.requires_grad_(True), critic, denoiser.net if tells else None)
+    discriminator = FeatureDiscriminator(denoiser.net, denoiser.shape) if tells else None
+    student = DenoiserStudent(denoiser.net.requires_grad_(True), critic, discriminator)
     modality, sources = (
         NoisedImages(denoiser.process, denoiser.num_labels - 1),
         _teacher_sources(plan, student, teacher),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from tests.system.node_by_node import run_nodes
 
 pytest.importorskip("diffusers", reason="in the extra `images`")
 METHODS = [path.stem for path in shipped_recipes().values() if path.parent.name == "steps"]
+# of several that take as long as all laws together; `make test-slow` runs the others
+QUICKEST = "gdd"
 DRAWN = {"num_images": 100, "classifier": {"num_steps": 60, "num_draws": 2}}
 COMMON: dict[str, Any] = {
     "digits.max_rows": 600,
@@ -45,9 +48,19 @@ def test_every_recipe_of_steps_has_a_run_here() -> None:
     assert set(SMOKES) == set(METHODS)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_one_step_comes_nearer_to_heldout_images(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ATTAR_HOME", str(tmp_path))
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One store for all recipes, which begin with the same denoiser."""
+    with pytest.MonkeyPatch.context() as changed:
+        home = tmp_path_factory.mktemp("steps") / "home"
+        changed.setenv("ATTAR_HOME", str(home))
+        yield home
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != QUICKEST)) for name in METHODS]
+)
+def test_one_step_comes_nearer_to_heldout_images(name: str, home: Path) -> None:
     schedule, share = SMOKES[name]
     trained = {
         f"{node}.schedule.{field}": value for node in ("student", "other_student") for field, value in schedule.items()
@@ -58,8 +71,8 @@ def test_one_step_comes_nearer_to_heldout_images(name: str, tmp_path: Path, monk
     recipe = load_recipe(
         f"methods/{name}", [f"{node}.config.{rest}={json.dumps(value)}" for node, rest, value in fields]
     )
-    make_plan(recipe, Store(tmp_path))
-    made = run_nodes(recipe, tmp_path)
+    make_plan(recipe, Store(home))
+    made = run_nodes(recipe, home)
     num_steps = next(int(node.removeprefix("after_in_")) for node in made if node.startswith("after_in_"))
     before, after = (made[f"{time}_in_{num_steps}"].facts["frechet_distance"] for time in ("before", "after"))
     assert made[f"after_in_{num_steps}"].facts["num_forwards"] == num_steps

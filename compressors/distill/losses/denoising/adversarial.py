@@ -28,7 +28,7 @@ from attar.compressors.distill.losses.views import ViewName
 
 @dataclass(frozen=True)
 class Adversarial:
-    """E softplus(-D(G(z), y)), mean over the pixels of D. The student makes images of noise in one forward that D takes for real ones.
+    """E softplus(-D(G(z), y)), mean over the heads of D. The student makes images of noise in one forward that D takes for real ones.
 
     Non-saturating: https://arxiv.org/abs/1406.2661; for a denoiser that becomes a generator: https://arxiv.org/abs/2405.20750. D, a second
     net, learns by `discriminator` beside it, and not by this.
@@ -55,7 +55,7 @@ class Adversarial:
         times, states = held_times(views, self.is_noised), held
         if self.is_noised:
             states = process.noised(held, times, batch.noises[:, 1])
-        values = softplus(-logit_maps(views.of("discriminator"), states, times, batch.shown)).mean(dim=1)
+        values = softplus(-logits_of(views.of("discriminator"), states, times, batch.shown)).mean(dim=1)
         # the slope in the images alone: no weight of D gets a gradient, which would teach it to be deceived
         (slope,) = torch.autograd.grad(values.sum(), held)
         return all_count(values.detach() + (slope * (made - made.detach())).flatten(1).sum(dim=1))
@@ -68,8 +68,8 @@ class Adversarial:
 class Discriminator:
     """E softplus(D(G(z), y)) + softplus(-D(x, y)) + gamma/2 ||dD/dx||^2. D learns to tell the student's images from real ones.
 
-    https://arxiv.org/abs/1406.2661, with the penalty R1 on real images, https://arxiv.org/abs/1801.04406. D begins as the student's net
-    does, and what that predicts at a pixel is its logit there. At its best it is the logarithm of real images' density over made ones'.
+    https://arxiv.org/abs/1406.2661, with the penalty R1 on real images, https://arxiv.org/abs/1801.04406. D is heads on the blocks of
+    the student's net as it begins, frozen. At its best it is the logarithm of real images' density over made ones'.
     """
 
     # gamma, 0 or more; 0 spares a second derivative
@@ -99,11 +99,11 @@ class Discriminator:
         if self.is_noised:
             made = process.noised(made, times, batch.noises[:, 1].flip(0))
             real = process.noised(real, times, batch.noises[:, 1])
-        values = softplus(logit_maps(tell, made, times, batch.shown)).mean(dim=1)
+        values = softplus(logits_of(tell, made, times, batch.shown)).mean(dim=1)
         real = real.detach().requires_grad_(self.gradient_penalty > 0)
         # the fused attention has no second derivative
         with sdpa_kernel(SDPBackend.MATH) if self.gradient_penalty else nullcontext():
-            logits = logit_maps(tell, real, times, batch.shown)
+            logits = logits_of(tell, real, times, batch.shown)
         values = values + softplus(-logits).mean(dim=1)
         if self.gradient_penalty:
             (slope,) = torch.autograd.grad(logits.mean(dim=1).sum(), real, create_graph=True)
@@ -114,10 +114,10 @@ class Discriminator:
         return None
 
 
-def logit_maps(
+def logits_of(
     tell: Predict, states: Float[Tensor, "B C H W"], times: Int[Tensor, "B"], classes: Int[Tensor, "B"]
 ) -> Float[Tensor, "B N"]:
-    """Return a discriminator's logits of each image, one for each number that its net predicts."""
+    """Return a discriminator's logits of each image, one a head."""
     return tell(states, times, classes).float().flatten(1)
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attar.compressors.distill.examples.noised import NoisedBatch
-from attar.compressors.distill.losses.denoising.adversarial import logit_maps
+from attar.compressors.distill.losses.denoising.adversarial import logits_of
 from attar.compressors.distill.losses.denoising.scores import Pull, PureNoise
 from attar.compressors.distill.losses.denoising.views import (
     CRITIC,
@@ -79,6 +79,6 @@ class DivergenceDistillation:
     def _weights(self, views: DenoisingViews, pull: Pull) -> Float[Tensor, "B"]:
         if self.divergence == REVERSE_KL:
             return torch.ones_like(pull.half_square)
-        logits = logit_maps(views.of("discriminator"), pull.noised, pull.times, views.batch.shown).mean(dim=1)
+        logits = logits_of(views.of("discriminator"), pull.noised, pull.times, views.batch.shown).mean(dim=1)
         limit = self.ratio_limit_nats
         return RATIO_WEIGHTS[self.divergence](self.ratio_share * logits.clamp(-limit, limit))
