@@ -12,7 +12,7 @@ from torch import Tensor, nn
 HEAD_WIDTH = 64
 # How much faster a head's logit moves than its weights say: it must keep ahead of a student that one learning rate serves too.
 # https://arxiv.org/abs/1710.10196
-HEAD_GAIN = 300.0
+HEAD_GAIN = 30.0
 
 
 class FeatureDiscriminator(nn.Module):

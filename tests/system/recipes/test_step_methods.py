@@ -37,10 +37,10 @@ COMMON: dict[str, Any] = {
 }
 # What makes each recipe small, and to which share of what it was the distance must fall.
 SMOKES: dict[str, tuple[dict[str, Any], float]] = {
-    "gdd": ({"max_steps": 60, "tokens_per_step": 32, "learning_rate": 2e-3, "average_decay": 0.9}, 0.9),
+    "gdd": ({"max_steps": 40, "tokens_per_step": 32, "learning_rate": 2e-3, "average_decay": 0.9}, 0.9),
     "multi-student": ({"max_steps": 40, "tokens_per_step": 32, "learning_rate": 2e-3, "average_decay": 0.9}, 0.9),
     "self-e": ({"max_steps": 120, "tokens_per_step": 32, "learning_rate": 4e-3, "average_decay": 0.9}, 0.95),
-    "uni-instruct": ({"max_steps": 60, "tokens_per_step": 32, "learning_rate": 2e-3, "average_decay": 0.9}, 0.9),
+    "uni-instruct": ({"max_steps": 40, "tokens_per_step": 32, "learning_rate": 2e-3, "average_decay": 0.9}, 0.9),
 }
 
 

@@ -38,7 +38,9 @@ def test_composition_names_components_sources_and_rollout() -> None:
         "clipped_ratio (correct) + reverse_kl by entropy (wrong); teacher ema; teacher context sibling; rollout student"
     )
     frozen = composition(method_recipes()["methods/gdd"])
-    assert frozen == "adversarial + discriminator; frozen *.conv1.*, *.conv2.*, *samplers.*, *.to_out.*"
+    assert frozen == (
+        "endpoint_distance + adversarial + discriminator; teacher input; frozen *.conv1.*, *.conv2.*, *samplers.*, *.to_out.*"
+    )
     assert readable("tests/a.py::test_it_is_so") == "it is so"
 
 
