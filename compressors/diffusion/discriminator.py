@@ -29,9 +29,9 @@ class FeatureDiscriminator(nn.Module):
         for block in _blocks(self.body):
             block.register_forward_hook(lambda module, inputs, output: self._features.append(_rows(output)))
         device = next(net.parameters()).device
-        one = torch.zeros(1, dtype=torch.long, device=device)
+        number = torch.zeros(1, dtype=torch.long, device=device)
         with torch.no_grad():
-            widths = [rows.shape[-1] for rows in self._read(torch.zeros(1, *shape, device=device), one, one)]
+            widths = [rows.shape[-1] for rows in self._read(torch.zeros(1, *shape, device=device), number, number)]
         self.heads = nn.ModuleList(_head(width) for width in widths).to(device)
 
     def forward(

@@ -39,7 +39,7 @@ COMMON: dict[str, Any] = {
 }
 # What makes each recipe small, and to which share of what it was its distance, or its held-out loss, must fall.
 SMOKES: dict[str, tuple[dict[str, Any], float]] = {
-    "gdd": ({"max_steps": 40, "tokens_per_step": 32, "learning_rate": 2e-3, "average_decay": 0.9}, 0.7),
+    "gdd": ({"max_steps": 25, "tokens_per_step": 32, "learning_rate": 2e-3, "average_decay": 0.9}, 0.7),
     "multi-student": ({"max_steps": 40, "tokens_per_step": 32, "learning_rate": 2e-3, "average_decay": 0.9}, 0.9),
     "self-e": ({"max_steps": 120, "tokens_per_step": 32, "learning_rate": 4e-3, "average_decay": 0.9}, 0.95),
     "uni-instruct": ({"max_steps": 40, "tokens_per_step": 32, "learning_rate": 2e-3, "average_decay": 0.9}, 0.9),
