@@ -11,6 +11,7 @@ from rich.tree import Tree
 from attar.compressors.adapt.catalogue import ADAPT_METHODS, DIFFERENCES
 from attar.compressors.data.choose import CHOOSERS
 from attar.compressors.distill.examples.rollouts import ROLLOUTS
+from attar.compressors.distill.heads.catalogue import IMAGE_LOSSES
 from attar.compressors.distill.losses.classes import CLASS_LOSSES
 from attar.compressors.distill.losses.denoising.catalogue import DENOISING_LOSSES
 from attar.compressors.distill.losses.divergences.catalogue import CHUNKWISE, DIVERGENCES, LISTWISE
@@ -56,6 +57,7 @@ CATALOGUES: dict[str, dict[str, type]] = {
     "class loss": CLASS_LOSSES,
     "image augmentation": AUGMENTATIONS,
     "denoising loss": DENOISING_LOSSES,
+    "image loss": IMAGE_LOSSES,
     "target": TARGETS,
     "token weight": TOKEN_WEIGHTS,
     "sample weight": SAMPLE_WEIGHTS,
@@ -75,6 +77,7 @@ KINDS_OF_MODEL = {
     "class loss": "classifier",
     "image augmentation": "image classifier",
     "denoising loss": "denoiser",
+    "image loss": "image classifier",
 }
 
 

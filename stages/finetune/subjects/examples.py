@@ -7,17 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from attar.compressors.adapt.freeze import freeze_tensors
 from attar.compressors.distill.examples.steps import Steps
 from attar.compressors.distill.loop.trainer import Trainer, accelerator_on
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.teacher_sources import TeacherSource
-from attar.compressors.models.trained_weights import HasParameters, WeightAverage, trained_weights
+from attar.compressors.models.trained_weights import WeightAverage, trained_weights
 from attar.stages.artifacts.dataset.partition import shared_rows_note
 from attar.stages.artifacts.dataset.rows import Row, Split
 from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.training_rows import Mixture
-from attar.stages.finetune.training_run import TrainingRun
+from attar.stages.finetune.training_run import TrainingRun, freeze_named
 from attar.stages.runtime.progress import note
 
 E = TypeVar("E")
@@ -87,9 +86,3 @@ def assembled(
         average=WeightAverage(plan.average_decay, trained_weights(student)) if plan.average_decay else None,
     )
     return TrainingRun(trainer, rows, None, workdir, heldout=plan.heldout, checkpoints=plan.checkpoints)
-
-
-def freeze_named(model: HasParameters, patterns: Sequence[str]) -> None:
-    """Freeze tensors of a student by their names, and tell how many. Raises ValueError as `freeze_tensors` does."""
-    num_learned = sum(parameter.requires_grad for parameter in model.parameters())
-    note(f"{len(freeze_tensors(model, patterns))} of {num_learned} tensors stay as they are")

@@ -8,6 +8,7 @@ from attar.compressors.distill.losses.denoising.adversarial import Adversarial, 
 from attar.compressors.distill.losses.denoising.divergences import DivergenceDistillation
 from attar.compressors.distill.losses.denoising.endpoints import EndpointDistance
 from attar.compressors.distill.losses.denoising.evaluation import SelfEvaluation
+from attar.compressors.distill.losses.denoising.guidance import GuidedDistance
 from attar.compressors.distill.losses.denoising.matching import TeacherMatching
 from attar.compressors.distill.losses.denoising.noise import Denoising
 from attar.compressors.distill.losses.denoising.scores import FakeScore, ScoreDistillation
@@ -25,4 +26,5 @@ DENOISING_LOSSES: dict[str, type[Objective[Any, Any]]] = {
     "divergence_distillation": DivergenceDistillation,
     "adversarial": Adversarial,
     "discriminator": Discriminator,
+    "guided_distance": GuidedDistance,
 }
