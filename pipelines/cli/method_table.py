@@ -42,6 +42,8 @@ def composition(recipe: Recipe) -> str:
         parts.append("teacher input")
     if patterns := getattr(own.adapt, "freeze", ()):
         parts.append(f"frozen {', '.join(patterns)}")
+    if own.adapt.exits:
+        parts.append(f"exits after {', '.join(map(str, own.adapt.exits))} blocks")
     if spelt["rollout"]["kind"] != "data":
         parts.append(f"rollout {spelt['rollout']['kind']}")
     return "; ".join(part for part in parts if part)
