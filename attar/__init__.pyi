@@ -694,6 +694,7 @@ class Stages:
         *,
         model: DenoiserArtifact | SamplerGraphArtifact | Source,
         data: ImageDatasetArtifact | Source,
+        others: DenoiserArtifact | Source | Sequence[DenoiserArtifact | Source] = (),
         guidance: AdapterArtifact | Source | None = None,
         num_steps: int = 25,
         guidance_scale: float = 1.0,
