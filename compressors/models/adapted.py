@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 
 from attar.compressors.models.blocks import decoder_blocks
+from attar.compressors.models.soft_tokens import soft_tokens
 from attar.compressors.models.trained_weights import HasParameters
 
 if TYPE_CHECKING:
@@ -19,6 +22,21 @@ def is_adapted(model: Any) -> TypeGuard[PeftModel]:
     """Say whether PEFT has wrapped a model; where nothing has imported PEFT, it has wrapped none."""
     peft = sys.modules.get("peft")
     return peft is not None and isinstance(model, peft.PeftModel)
+
+
+def has_base(model: Any) -> bool:
+    """Say whether what learns stands beside a base that stays: adapters, or vectors behind its vocabulary."""
+    return is_adapted(model) or soft_tokens(model) is not None
+
+
+@contextmanager
+def base_alone(model: Any) -> Iterator[None]:
+    """Let the base of a model that has one run alone. Adapters are off; vectors are, as a text without their ids meets none."""
+    if not is_adapted(model):
+        yield
+        return
+    with model.disable_adapter():
+        yield
 
 
 def mixed_precision(model: HasParameters) -> torch.autocast:

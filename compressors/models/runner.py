@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -10,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from attar.compressors.models.slots import RaggedSlots, Slots
+from attar.compressors.models.soft_tokens import LearnedVectors, put_before, soft_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,6 +48,14 @@ class ForkingRunner(CausalRunner, Protocol):
     shares_prefixes: bool
 
 
+class PrefixableRunner(ForkingRunner, Protocol):
+    """A runner that can read vectors before a text."""
+
+    def take_vectors(self, vectors: Float[Tensor, "P D"]) -> Sequence[int]:
+        """Take vectors beside the vocabulary, and return the ids that they go by. Raises ValueError where it cannot."""
+        ...
+
+
 class TorchRunner:
     """A transformers causal model under `CausalRunner`."""
 
@@ -75,6 +85,12 @@ class TorchRunner:
         )
         logits = output.logits[:, -1:] if last_only else output.logits
         return logits, output.past_key_values
+
+    def take_vectors(self, vectors: Float[Tensor, "P D"]) -> Sequence[int]:
+        put_before(self.model, LearnedVectors(vectors).requires_grad_(False), len(vectors))
+        tokens = soft_tokens(self.model)
+        assert tokens is not None, "just put there"
+        return tokens.ids()
 
     def open_slots(self, num_rows: int, num_prompt: int, num_new: int) -> Slots:
         from attar.compressors.models.torch_slots import TorchSlots  # a second that a plan need not wait for

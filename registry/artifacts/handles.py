@@ -31,6 +31,7 @@ from attar.registry.artifacts.kinds.kind_facts import (
     ScanFacts,
     VisionModelFacts,
 )
+from attar.registry.artifacts.kinds.prefix_facts import CompressorFacts, PrefixFacts
 from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES
 
 # Name of the files in a data set's `records/` that describe it: .md for people, .json for programs
@@ -145,6 +146,20 @@ class AdapterArtifact(Artifact[AdapterFacts]):
 
     kind = "adapter"
     facts_type = AdapterFacts
+
+
+class PrefixArtifact(Artifact[PrefixFacts]):
+    """`prefix.safetensors`: vectors before a prompt; `demonstrations.json`: the rows that they stand for."""
+
+    kind = "prefix"
+    facts_type = PrefixFacts
+
+
+class CompressorArtifact(Artifact[CompressorFacts]):
+    """`compressor.safetensors`: what makes such vectors of demonstrations, for one model."""
+
+    kind = "compressor"
+    facts_type = CompressorFacts
 
 
 class DatasetArtifact(Artifact[DatasetFacts]):

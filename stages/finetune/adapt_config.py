@@ -13,10 +13,11 @@ from attar.compressors.adapt.quantization_aware import QuantizationAware as Quan
 from attar.compressors.adapt.weights import FullWeights
 from attar.compressors.adapt.weights import LastBlocks as LastBlocksMethod
 from attar.compressors.quantize.roundings import ROUNDINGS, BlockIntegers, Rounding
-from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.facts import Facts, several
 from attar.stages.artifacts.model.expert_facts import float_fraction, is_dense, refuse_float_experts
 from attar.stages.artifacts.model.folder import QuantizedBase
 from attar.stages.contract import StageConfig, default_kind
+from attar.stages.finetune.prefix.config import BeforePrompt, DemonstrationCompressor, PrefixVectors
 from attar.stages.runtime.method_field import MethodField
 
 # after_cut: the block before the first removed one and those behind it; what lies before is run once, not every epoch.
@@ -51,6 +52,7 @@ class LowRank(StageConfig):
     """Hold the frozen base in 4 bits (nf4) or 8 (int8) with bitsandbytes. https://arxiv.org/abs/2305.14314"""
 
     trains_base: ClassVar[bool] = False
+    before_prompt: ClassVar[BeforePrompt | None] = None
 
     @model_validator(mode="after")
     def _experts_take_plain_pairs(self) -> LowRank:
@@ -85,6 +87,7 @@ class AllWeights(StageConfig):
     """after_cut: only the block before the first removed one and those behind it learn; what lies before is run once, not every epoch."""
 
     trains_base: ClassVar[bool] = True
+    before_prompt: ClassVar[BeforePrompt | None] = None
     quantized_base: ClassVar[QuantizedBase] = "none"
     rank: ClassVar[int] = 0
     expert_rank: ClassVar[int] = 0
@@ -108,6 +111,7 @@ class LastBlocks(StageConfig):
     """after_cut: of them only those from the block before the first removed one on."""
 
     trains_base: ClassVar[bool] = True
+    before_prompt: ClassVar[BeforePrompt | None] = None
     quantized_base: ClassVar[QuantizedBase] = "none"
     rank: ClassVar[int] = 0
     expert_rank: ClassVar[int] = 0
@@ -137,6 +141,7 @@ class QuantizationAware(StageConfig):
     """after_cut: the blocks before the cut are rounded and stay."""
 
     trains_base: ClassVar[bool] = True
+    before_prompt: ClassVar[BeforePrompt | None] = None
     quantized_base: ClassVar[QuantizedBase] = "none"
     rank: ClassVar[int] = 0
     expert_rank: ClassVar[int] = 0
@@ -157,8 +162,16 @@ class QuantizationAware(StageConfig):
         return self
 
 
-AdaptKind = LowRank | AllWeights | LastBlocks | QuantizationAware
+AdaptKind = LowRank | AllWeights | LastBlocks | QuantizationAware | PrefixVectors | DemonstrationCompressor
 Adapt = Annotated[AdaptKind, Field(discriminator="kind"), default_kind("lora")]
+
+
+def first_block_after_cut(facts: Facts) -> int:
+    """Return the block before the first removed one, which may hold the patch. Raises ValueError when no removed block is on record."""
+    removed = several(facts, "removed_blocks")
+    if not removed:
+        raise ValueError("adapt.blocks is 'after_cut', but the model's record names no removed block; use 'all'")
+    return max(0, min(removed) - 1)
 
 
 def check_adapt(adapt: AdaptKind, model: Facts) -> None:

@@ -16,16 +16,16 @@ from attar.compressors.distill.teachers.contexts import ContextBuilder
 from attar.compressors.distill.teachers.sources import SelfRule
 from attar.compressors.distill.teachers.subclasses import Split
 from attar.compressors.images.augment import Augmentation
-from attar.registry.artifacts.facts import several
 from attar.registry.artifacts.handles import Trainable
 from attar.registry.artifacts.kinds.classifier_facts import ClassifierFacts, ImageClassifierFacts
 from attar.registry.artifacts.kinds.encoder_facts import DenoiserFacts, EncoderFacts
 from attar.registry.artifacts.kinds.kind_facts import ModelFacts
 from attar.registry.artifacts.subjects import IMAGES
 from attar.stages.artifacts.model.folder import QuantizedBase
-from attar.stages.finetune.adapt_config import AdaptKind
+from attar.stages.finetune.adapt_config import AdaptKind, first_block_after_cut
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.distillation_config import uses_teacher
+from attar.stages.finetune.prefix.config import BeforePrompt
 from attar.stages.finetune.schedule_config import (
     CheckpointConfig,
     HeldoutConfig,
@@ -61,6 +61,8 @@ class Adaptation:
     method: AdaptMethod
     first_block: int
     quantized_base: QuantizedBase
+    # vectors; None: none
+    before_prompt: BeforePrompt | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,15 +226,8 @@ def adaptation_of(adapt: AdaptKind, facts: AnyModelFacts) -> Adaptation:
         method=adapt.method,
         first_block=first_block,
         quantized_base=adapt.quantized_base,
+        before_prompt=adapt.before_prompt,
     )
-
-
-def first_block_after_cut(facts: AnyModelFacts) -> int:
-    """Return the block before the first removed one, which may hold the patch. Raises ValueError when no removed block is on record."""
-    removed = several(facts, "removed_blocks")
-    if not removed:
-        raise ValueError("adapt.blocks is 'after_cut', but the model's record names no removed block; use 'all'")
-    return max(0, min(removed) - 1)
 
 
 def _split(split: SubclassSplit | None) -> Split | None:

@@ -76,7 +76,12 @@ def _forecast(config: QuantizeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
 
 
 def _refuse_standard(config: QuantizeConfig, model: Facts) -> None:
-    """Raise ValueError for a graph of ONNX' own operators: what integers need would be nodes of another domain in it."""
+    """Raise ValueError for a graph of ONNX' own operators: what integers need would be nodes of another domain in it. Or for an input of vectors."""
+    if "prefix_model" in model:
+        raise ValueError(
+            f"weights.bits is {config.weights.bits}, but the input's graph takes a prefix, which calibration does not give it; accepted: a "
+            "graph of export without format.takes_prefix"
+        )
     if model.get("operators") == "standard":
         raise ValueError(
             f"weights.bits is {config.weights.bits}, but the input's graph has ONNX' own operators alone, and products with weights in 8 or "

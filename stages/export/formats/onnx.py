@@ -23,6 +23,10 @@ class OnnxFormat(StageConfig):
     """fused: attention, rotary embedding, recurrences and experts are onnxruntime's own nodes, and the cache is written in place.
     standard: ONNX' own operators alone, for OpenVINO and any other runtime; no recurrences, no experts, and `quantize` refuses it."""
 
+    takes_prefix: bool = False
+    """The graph has one more input, `prefix`: vectors that ids behind the vocabulary name, such as those of stage `condense`. Of fused
+    operators, without guidance; runtimes other than attar's own must be given it too."""
+
     num_steps: int = Field(default=1, ge=1, le=100)
     """Of a denoiser: steps of its sampler, all of them in the graph; a divisor of the scheduler's timesteps."""
 
