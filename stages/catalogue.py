@@ -11,6 +11,7 @@ from attar.stages.contract import Stage
 from attar.stages.evaluate.stage import evaluate
 from attar.stages.export.stage import export
 from attar.stages.finetune.fit_share import fit_share
+from attar.stages.finetune.prefix.condense import condense
 from attar.stages.finetune.stage import finetune
 from attar.stages.guidance.data.stage import guide_data
 from attar.stages.guidance.denoise import denoise
@@ -68,6 +69,7 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
         align,
         compose_tasks,
         finetune,
+        condense,
         fit_share,
         merge_adapters,
         guide_data,

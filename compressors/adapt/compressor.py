@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 class Compressor(nn.Module):
     """Demonstrations, then P queries, through the first blocks; what the queries have become, projected, are the vectors.
 
-    The blocks are causal: a query sees all demonstrations, and no demonstration a query. `shown`: the demonstrations of each group, as
-    ids, set by who knows them. https://arxiv.org/abs/2403.06914
+    The blocks are causal: a query sees all demonstrations, and no demonstration a query. https://arxiv.org/abs/2403.06914
     """
 
     def __init__(self, body: Any, table: nn.Module, num_vectors: int) -> None:
@@ -41,14 +40,18 @@ class Compressor(nn.Module):
             size = float(self._states([[]]).square().mean().sqrt().clamp(min=1e-6))
             self.projection.weight.copy_(torch.eye(width) * scale / size)
 
-    def forward(self, groups: Int[Tensor, "G"]) -> Float[Tensor, "G P D"]:
+    def forward(self, groups: Int[Tensor, "N"]) -> Float[Tensor, "N P D"]:
         return self.compress([self.shown[index] for index in groups.tolist()])
 
-    def compress(self, shown: Sequence[Sequence[int]]) -> Float[Tensor, "G P D"]:
+    def show(self, shown: Sequence[Sequence[int]], table: nn.Module) -> None:
+        """Be told the demonstrations of each group."""
+        self.shown = list(shown)
+
+    def compress(self, shown: Sequence[Sequence[int]]) -> Float[Tensor, "N P D"]:
         """Return the vectors of each of these demonstrations, as many whatever their length."""
         return self.projection(self._states(shown))
 
-    def _states(self, shown: Sequence[Sequence[int]]) -> Float[Tensor, "G P D"]:
+    def _states(self, shown: Sequence[Sequence[int]]) -> Float[Tensor, "N P D"]:
         """Return what the queries are behind the last block. Padding lies before the demonstrations, where nothing sees it."""
         count, device = len(self.queries), self.queries.device
         ids, mask = pad_left(shown, device)
@@ -85,5 +88,7 @@ class PrefixCompressor:
                 f"adapt.num_blocks is {self.num_blocks}, but the model has {num_blocks} blocks; accepted: 1 to {num_blocks - 1}"
             )
         with only_blocks(model, range(self.num_blocks)):
-            body: Any = copy.deepcopy(model.base_model, {id(table): nn.Identity()})  # its own blocks, no second embedding
+            body: Any = copy.deepcopy(
+                model.base_model, {id(table): nn.Identity()}
+            )  # its own blocks, no second embedding
         return Compressor(body.train(model.training).requires_grad_(True), table, self.num_vectors)

@@ -135,9 +135,7 @@ class _Tracer:
             )
 
 
-def _few_repeated(
-    tracer: _Tracer, parts: Sequence[CachePart], kinds: list[int], traced: list[int]
-) -> ir.Model | None:
+def _few_repeated(tracer: _Tracer, parts: Sequence[CachePart], kinds: list[int], traced: list[int]) -> ir.Model | None:
     """Trace these blocks and repeat them for the others; None where that cannot be done."""
     model = tracer.model
     blocks = decoder_blocks(model)

@@ -5,12 +5,14 @@ With V rows in the embedding and P vectors a group, id V + g P + j is vector j o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from attar.compressors.models.blocks import block_tables
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -19,7 +21,13 @@ if TYPE_CHECKING:
 class VectorSource(Protocol):
     """Gives the vectors of groups: a parameter that is learned, a file's, or what a compressor makes of demonstrations."""
 
-    def __call__(self, groups: Int[Tensor, "G"], /) -> Float[Tensor, "G P D"]: ...
+    def __call__(self, groups: Int[Tensor, "N"], /) -> Float[Tensor, "N P D"]: ...
+
+    def show(self, shown: Sequence[Sequence[int]], table: nn.Module) -> None:
+        """Be told what each group stands for, as ids of the vocabulary in `table`. Before anything is learned."""
+        ...
+
+    def state_dict(self) -> Mapping[str, Tensor]: ...
 
 
 class LearnedVectors(nn.Module):
@@ -29,14 +37,20 @@ class LearnedVectors(nn.Module):
         super().__init__()
         self.vectors = nn.Parameter(vectors.detach().float().clone())
 
-    def forward(self, groups: Int[Tensor, "G"]) -> Float[Tensor, "G P D"]:
+    def forward(self, groups: Int[Tensor, "N"]) -> Float[Tensor, "N P D"]:
         return self.vectors[None].expand(len(groups), -1, -1)
+
+    @torch.no_grad()
+    def show(self, shown: Sequence[Sequence[int]], table: nn.Module) -> None:
+        """Begin as rows of the one text that they stand for, evenly spread over it."""
+        rows = torch.tensor(spread_rows(shown[0], len(self.vectors)), device=self.vectors.device)
+        self.vectors.copy_(table(rows))
 
 
 class SoftTokens(nn.Module):
     """A model's input embedding with vectors behind its last row. Texts without any pass through the table alone, as before."""
 
-    def __init__(self, table: nn.Module, source: nn.Module, num_vectors: int) -> None:
+    def __init__(self, table: nn.Module, source: VectorSource, num_vectors: int) -> None:
         super().__init__()
         self.table, self.source, self.num_vectors = table, source, num_vectors
 
@@ -66,17 +80,17 @@ class SoftTokens(nn.Module):
         return embedded.index_put((is_soft,), vectors.to(embedded.dtype))
 
 
-def put_before(model: PreTrainedModel, source: nn.Module, num_vectors: int) -> PreTrainedModel:
+def put_before(model: PreTrainedModel, source: Any, num_vectors: int) -> PreTrainedModel:
     """Return the model, all of it frozen, with a source of vectors behind its vocabulary.
 
     Raises ValueError for a family that looks a token's id up in a second table, which has no row for a vector.
     """
     table: Any = model.get_input_embeddings()
     size = table.weight.shape[0]
-    tables = [m for m in model.modules() if isinstance(m, nn.Embedding) and m is not table and len(m.weight) >= size]
-    if tables:
+    others = [m for m in model.modules() if isinstance(m, nn.Embedding) and m is not table and len(m.weight) == size]
+    if others or block_tables(model):
         raise ValueError(
-            f"{type(model).__name__} looks tokens up in {1 + len(tables)} tables, and a vector has a row in none; accepted: one table"
+            f"{type(model).__name__} looks a token up in more tables than one, and a vector has a row in none; accepted: one table"
         )
     model.requires_grad_(False)
     model.set_input_embeddings(SoftTokens(table, source.to(table.weight.device), num_vectors))

@@ -32,7 +32,7 @@ from attar.compressors.prune.depth.metrics import BLOCK_METRICS
 from attar.compressors.prune.experts.methods import EXPERT_METHODS
 from attar.compressors.prune.width.scores import WIDTH_SCORES
 from attar.compressors.quantize.methods import WEIGHT_METHODS
-from attar.pipelines.cli.method_table import method_recipes
+from attar.pipelines.cli.method_table import method_recipes, model_kind
 from attar.pipelines.cli.run_listing import list_logs, list_runs
 from attar.pipelines.recipe.file import RecipeError, shipped_recipes
 from attar.pipelines.recipe.whole import load_recipe
@@ -91,9 +91,9 @@ def list_stages() -> list[dict[str, Any]]:
 
 
 def list_methods() -> list[dict[str, Any]]:
-    """Return every method of every catalogue, and the methods of the literature that are made of them."""
+    """Return every method of every catalogue, and the methods of the literature that are made of them with the kind of model that learns."""
     components = [
-        {"catalogue": catalogue, "method": name, "what": DIFFERENCES.get(name) or _first_line(method)}
+        {"catalogue": catalogue, "method": name, "model": "", "what": DIFFERENCES.get(name) or _first_line(method)}
         for catalogue, table in CATALOGUES.items()
         for name, method in table.items()
     ]
@@ -101,6 +101,7 @@ def list_methods() -> list[dict[str, Any]]:
         {
             "catalogue": "preset",
             "method": name,
+            "model": model_kind(recipe),
             "what": f"{recipe.description} {recipe.card.paper if recipe.card else ''}",
         }
         for name, recipe in method_recipes().items()

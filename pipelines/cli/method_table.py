@@ -27,6 +27,7 @@ def composition(recipe: Recipe) -> str:
     parts = [", ".join(f"`{name}`" for name in stages if name not in PLAIN_STAGES)]
     assert recipe.nodes[OWN_NODE].stage.name == "finetune", "a method trains"
     own = cast(FinetuneConfig, recipe.nodes[OWN_NODE].config)
+    parts += [f"adapt {own.adapt.kind}"] if own.adapt.before_prompt is not None else []
     parts.append(" + ".join(_objective(name, entry) for name, entry in own.objectives.items()))
     spelt = own.model_dump(include={"teacher", "past", "anchor", "rollout"})
     teacher = spelt["teacher"]
@@ -42,6 +43,12 @@ def composition(recipe: Recipe) -> str:
     if spelt["rollout"]["kind"] != "data":
         parts.append(f"rollout {spelt['rollout']['kind']}")
     return "; ".join(part for part in parts if part)
+
+
+def model_kind(recipe: Recipe) -> str:
+    """Return what kind of model a method is for, in words: that of what it trains."""
+    own = recipe.nodes[OWN_NODE]
+    return " or ".join(kind.subject.words for kind in recipe.nodes[own.inputs["model"][0]].kinds)
 
 
 def readable(test: str) -> str:

@@ -15,11 +15,13 @@ from torch import Tensor
 from attar.compressors.distill.teachers.contexts import Demonstrations, Shown
 from attar.compressors.models.prefixed import PrefixedRunner
 from attar.compressors.models.runner import PrefixableRunner
+from attar.compressors.models.soft_tokens import VectorSource
 from attar.registry.artifacts.facts import Facts
-from attar.registry.artifacts.handles import Artifact, PrefixArtifact
+from attar.registry.artifacts.handles import Artifact, CompressorArtifact, PrefixArtifact
 from attar.registry.artifacts.subjects import CAUSAL, subject_of
 
 VECTORS_FILE, DEMONSTRATIONS_FILE = "prefix.safetensors", "demonstrations.json"
+COMPRESSOR_FILE, COMPRESSOR_CONTEXT = "compressor.safetensors", "compressor.json"
 NAME = "vectors"
 
 
@@ -88,3 +90,35 @@ def refuse_other_model(prefix: Artifact[Any], model: Artifact[Any]) -> None:
 def prefixed(runner: PrefixableRunner, prefix: PrefixArtifact) -> PrefixedRunner:
     """Return the runner with the vectors before every text that it reads."""
     return PrefixedRunner(runner, runner.take_vectors(read_vectors(prefix)))
+
+
+def write_compressor(content: Path, compressor: VectorSource, context: Demonstrations) -> None:
+    """Write a compressor, and how the teacher that it learned from reads demonstrations."""
+    content.mkdir(parents=True, exist_ok=True)
+    weights = {name: weight.cpu().contiguous() for name, weight in compressor.state_dict().items()}
+    save_file(weights, content / COMPRESSOR_FILE)
+    told = {"num_shown": context.num_shown, "template": context.template}
+    (content / COMPRESSOR_CONTEXT).write_text(json.dumps(told, indent=1, ensure_ascii=False))
+
+
+def load_compressor(compressor: CompressorArtifact, into: Any) -> None:
+    """Give a compressor the weights of a kept one. Raises ValueError for one of another size."""
+    kept = load_file(compressor.path / COMPRESSOR_FILE)
+    own = into.state_dict()
+    differing = sorted(
+        name
+        for name in kept.keys() | own.keys()
+        if name not in kept or name not in own or kept[name].shape != own[name].shape
+    )
+    if differing:
+        facts = compressor.facts
+        raise ValueError(
+            f"start: a compressor of {facts.num_vectors} vectors and {facts.num_compressor_blocks} blocks does not fit this one, in {differing[0]} "
+            "for one; accepted: the same num_vectors and num_blocks"
+        )
+    into.load_state_dict(kept)
+
+
+def read_context(compressor: CompressorArtifact) -> Demonstrations:
+    """Return how the teacher that a compressor learned from reads demonstrations."""
+    return Demonstrations(**json.loads((compressor.path / COMPRESSOR_CONTEXT).read_text()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -36,7 +37,9 @@ def check_prefix(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]
     for prefix in inputs.get("prefix", ()):
         refuse_unfitting(prefix, inputs["model"][0])
         if not inputs.get("tasks"):
-            raise ValueError("prefix: its distance to the demonstrations is measured on questions; give the input tasks")
+            raise ValueError(
+                "prefix: its distance to the demonstrations is measured on questions; give the input tasks"
+            )
         if inputs.get("original") or config.timing.served is not None:
             field = "the input original" if inputs.get("original") else "timing.served"
             raise ValueError(f"prefix: a draft and a server read no vectors before the prompt; leave {field} out")
@@ -93,7 +96,7 @@ def prefix_headline(figures: Mapping[str, Any]) -> dict[str, float]:
         estimate = figures[kind]["kl_nats"]
         numbers |= {name: estimate["value"], name + LOW: estimate["low"], name + HIGH: estimate["high"]}
     numbers |= {f"prefill_seconds_{name}": spread["median"] for name, spread in figures["prefill"].items()}
-    return {name: value for name, value in numbers.items() if value == value}  # an interval of one row is no number
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}  # an interval of one row is none
 
 
 def _total(texts: Sequence[TextCloseness]) -> float:

@@ -56,6 +56,7 @@ def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     refuse_other_data(inputs["model"][0], inputs.get("tasks", ()))
     if inputs.get("form") and config.timing.served is None:
         raise ValueError("form is read where serving is measured: set timing.served, or leave the input out")
+    check_prefix(config, inputs)
     if (forecast := FORECASTS.get(subject_of(inputs["model"][0]))) is not None:
         return forecast(config, inputs)
     if not (inputs.get("tasks") or inputs.get("text") or config.harness.tasks):
@@ -64,7 +65,6 @@ def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         raise ValueError(f"provider is {config.provider!r}, but the model is no ONNX graph; accepted: {CPU!r}")
     if inputs.get("original"):
         check_draft(inputs)
-    check_prefix(config, inputs)
     if config.stop is not None and not inputs.get("tasks"):
         raise ValueError("stop: there is no question to ask; give the input tasks")
     if config.stop is not None and not inputs.get("baseline"):

@@ -17,6 +17,7 @@ from attar.registry.artifacts.facts import Facts, several
 from attar.stages.artifacts.model.expert_facts import float_fraction, is_dense, refuse_float_experts
 from attar.stages.artifacts.model.folder import QuantizedBase
 from attar.stages.contract import StageConfig, default_kind
+from attar.stages.finetune.prefix.checks import check_blocks
 from attar.stages.finetune.prefix.config import BeforePrompt, DemonstrationCompressor, PrefixVectors
 from attar.stages.runtime.method_field import MethodField
 
@@ -180,6 +181,8 @@ def check_adapt(adapt: AdaptKind, model: Facts) -> None:
         raise ValueError("adapt.blocks is 'after_cut', but no block of the model was removed")
     if adapt.quantized_base != "none":
         refuse_float_experts(float_fraction(model), "adapt.quantized_base", adapt.quantized_base)
+    if adapt.kind == "compressor":
+        check_blocks(adapt.num_blocks, model)
     if adapt.expert_rank and is_dense(model):
         raise ValueError(f"adapt.expert_rank is {adapt.expert_rank}, but the model has no experts; accepted: 0")
 

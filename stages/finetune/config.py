@@ -11,7 +11,7 @@ from pydantic import field_validator, model_validator
 from attar.compressors.distill.losses.embeddings import TOKEN_STATES
 from attar.compressors.distill.losses.objective import projections_read
 from attar.compressors.distill.losses.reduction import Reduction
-from attar.registry.artifacts.handles import AnyData, FittedArtifact, ModelArtifact, Trainable
+from attar.registry.artifacts.handles import AnyData, CompressorArtifact, FittedArtifact, ModelArtifact, Trainable
 from attar.stages.contract import StageConfig
 from attar.stages.finetune.adapt_config import Adapt, LowRank, check_shards
 from attar.stages.finetune.distillation_config import (
@@ -22,6 +22,7 @@ from attar.stages.finetune.distillation_config import (
     uses_teacher,
 )
 from attar.stages.finetune.objective_spec import ObjectiveSpec, read_objective, weighed_objective
+from attar.stages.finetune.prefix.checks import check_before_prompt
 from attar.stages.finetune.schedule_config import (
     CheckpointConfig,
     ComputeConfig,
@@ -139,6 +140,16 @@ class FinetuneConfig(StageConfig):
             raise ValueError(
                 "rollout.both_sides is for data behind a teacher.context that does not depend on the answer"
             )
+        if self.adapt.before_prompt is not None:
+            check_before_prompt(
+                self.adapt.kind,
+                context,
+                has_rollout=policy is not None,
+                has_sides=has_both_sides(self.rollout),
+                learn=self.rows.learn,
+                stop_on=self.heldout.stop_on,
+                others=sources,
+            )
         if self.teacher.run_once and (policy is not None or {*projections_read(objectives.values())} - {TOKEN_STATES}):
             raise ValueError(
                 "teacher.run_once keeps the teacher's last states of given answers; a rollout, or a loss that reads its projections, "
@@ -196,7 +207,7 @@ class FinetuneConfig(StageConfig):
 class FinetuneInputs:
     """The student, its rows, and models that run along. A teacher where the rows carry no recorded one, an anchor beside it,
 
-    and a number that an earlier stage fitted.
+    a number that an earlier stage fitted, and a compressor of demonstrations that training begins with.
     """
 
     model: Trainable
@@ -204,6 +215,7 @@ class FinetuneInputs:
     teacher: Trainable | None = None
     anchor: ModelArtifact | None = None
     fitted: FittedArtifact | None = None
+    start: CompressorArtifact | None = None
 
 
 def check_inputs(config: FinetuneConfig, *, has_teacher: bool, has_anchor: bool, has_fitted: bool) -> None:

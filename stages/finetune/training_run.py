@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from attar.compressors.adapt.quantization_aware import plain_name
 from attar.compressors.distill.examples.learned import LearnedExample
-from attar.compressors.distill.loop.heldout import evaluate_heldout
+from attar.compressors.distill.loop.heldout import evaluate_heldout, is_plain
 from attar.compressors.distill.loop.trainer import NotFiniteError, StepRecord, Trainer
 from attar.compressors.models.adapted import is_adapted
 from attar.compressors.models.sharded import gather_trained
@@ -212,15 +212,6 @@ class TrainingRun:
         self._saved_at = time.monotonic()
 
 
-def is_plain(trainer: Trainer) -> bool:
-    """Say whether evaluations are compared by the very objectives that are learned, with their weights."""
-    measure, learned = trainer.measure, trainer.reduction
-    return measure is None or (
-        not learned.schedules
-        and all(learned.objectives[name] == objective for name, objective in measure.objectives.items())
-    )
-
-
 def save_adapter(run: TrainingRun, adaptation: Adaptation, base: Trainable, content: Path) -> AdapterArtifact:
     """Write the best weights: a PEFT folder, or where the base's own weights were trained those weights."""
     set_weights(run.student, run.best["weights"])
@@ -233,15 +224,7 @@ def save_adapter(run: TrainingRun, adaptation: Adaptation, base: Trainable, cont
             plain_name(name.removeprefix("model.")): value.contiguous() for name, value in run.best["weights"].items()
         }
         save_file(weights, content / WEIGHTS_FILE)
-    metric("best_step", run.best["step"])
-    if run.trainer.step and not run.best["step"]:
-        note(
-            "warning: training never beat its start: no evaluation was better than the one before the first step, so that nothing learned is "
-            f"kept ({run.trainer.step} steps); lower learning_rate, or judge by more rows or another stop_on"
-        )
-    is_by_quality = run.heldout.stop_on == "quality"
-    nats = run.best["score"][int(is_by_quality) :]  # of an evaluation that has no loss: none
-    note(f"kept the weights of step {run.best['step']}" + (f" (held-out loss {nats[0]:.4f} nats)" if nats else ""))
+    is_by_quality = tell_best(run)
     facts = AdapterFacts(
         method=adaptation.kind,
         rank=adaptation.rank,
@@ -256,3 +239,17 @@ def save_adapter(run: TrainingRun, adaptation: Adaptation, base: Trainable, cont
         num_quality_rows=min(MAX_ROWS, len(run.checkable)) if is_by_quality else None,
     )
     return AdapterArtifact.at(content, facts)
+
+
+def tell_best(run: TrainingRun) -> bool:
+    """Tell which weights are kept, and whether they are the first. Return whether they were judged by quality."""
+    metric("best_step", run.best["step"])
+    if run.trainer.step and not run.best["step"]:
+        note(
+            "warning: training never beat its start: no evaluation was better than the one before the first step, so that nothing learned is "
+            f"kept ({run.trainer.step} steps); lower learning_rate, or judge by more rows or another stop_on"
+        )
+    is_by_quality = run.heldout.stop_on == "quality"
+    nats = run.best["score"][int(is_by_quality) :]  # of an evaluation that has no loss: none
+    note(f"kept the weights of step {run.best['step']}" + (f" (held-out loss {nats[0]:.4f} nats)" if nats else ""))
+    return is_by_quality

@@ -70,7 +70,8 @@ def _check(config: AnswerConfig, inputs: AnswerInputs) -> None:
 def answer(config: AnswerConfig, inputs: AnswerInputs, workdir: Path) -> DatasetArtifact:
     """Answer each question with it alone in view; every row says the share of its question's answers that pass.
 
-    With an anchor the text stays within a KL budget of it; with a prefix its vectors stand before every question. Shards written by an interrupted run are kept.
+    With an anchor the text stays within a KL budget of it; with a prefix its vectors stand before every question. Shards written by an
+    interrupted run are kept.
     Raises ValueError when no answer stays. https://arxiv.org/abs/2602.07120
     """
     rows = sorted(

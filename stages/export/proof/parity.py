@@ -19,7 +19,10 @@ def prove_parity(
     refusal: str,
     suffix: str = "",
 ) -> Parity:
-    """Compare what a runtime said with torch. `reading` begins the note, `refusal` the error, `suffix` ends the metrics. Raises ValueError where they differ."""
+    """Compare what a runtime said with torch. `reading` begins the note, `refusal` the error, `suffix` ends the metrics.
+
+    Raises ValueError where they differ.
+    """
     counter = bar("comparing with torch", len(answers), "prompts")
     parity = measure_parity(answers, reference, on_prompt=counter.advance)
     for name in ("max_logit_difference", "mean_logit_difference", "token_agreement"):

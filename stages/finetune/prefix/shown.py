@@ -146,7 +146,9 @@ class _Builder:
         group = next((turn for turn in turns if all(row.question != asked for asked, _ in self.sets[turn].pairs)), None)
         if group is None:
             return None
-        parts = ContextParts(row.question, example.prompt_ids, example.answer_ids, demonstrations=self.sets[group].pairs)
+        parts = ContextParts(
+            row.question, example.prompt_ids, example.answer_ids, demonstrations=self.sets[group].pairs
+        )
         hinted = self.context(parts, self.wording)
         assert hinted is not None, "a set has a demonstration"
         return replace(example, hinted_ids=hinted), group
@@ -154,7 +156,9 @@ class _Builder:
     def _text(self, example: Example) -> tuple[Example, int] | None:
         """Return the rest of a piece of text behind its beginning, which is a group of its own; None for one too short to part."""
         if not self.before.text_fraction:
-            raise ValueError("the data has plain text, and vectors of one set of demonstrations are learned of questions alone")
+            raise ValueError(
+                "the data has plain text, and vectors of one set of demonstrations are learned of questions alone"
+            )
         ids = [*example.prompt_ids, *example.answer_ids]
         cut = int(self.before.text_fraction * len(ids))
         if not 0 < cut < len(ids):

@@ -190,6 +190,21 @@ SMOKES = {
             **encoder_quick("student", num_epochs=6),
         },
     ),
+    "mend": Smoke(
+        {"next_token": 1.0, "forward_kl": 1.0},
+        until="condensed_scores",
+        changes={
+            **{f"{node}.config.max_rows": 8 for node in ("reading", "residence", "copying")},
+            **{f"{node}.config.heldout_fraction": 0.25 for node in ("reading", "residence", "copying")},
+            **quick("pretrained", max_steps=2, tokens_per_step=512),
+            **quick(num_epochs=3, tokens_per_step=512, learning_rate=0.005),
+            **{f"{node}.config.adapt.num_blocks": 2 for node in ("pretrained", "student")},
+            **{f"{node}.config.teacher.context.num_shown": 1 for node in ("pretrained", "student")},
+            "condensed.config.num_shown": 1,
+            "condensed_scores.config.max_rows": 2,
+            "condensed_scores.config.max_new_tokens": 4,
+        },
+    ),
     "cross-tokenizer-alm": Smoke({"alm": 1.0}, changes=quick(learning_rate=0.003)),
     "anchored-decoding": Smoke(
         {"next_token": 1.0},
