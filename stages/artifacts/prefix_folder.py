@@ -87,6 +87,12 @@ def refuse_other_model(prefix: Artifact[Any], model: Artifact[Any]) -> None:
         )
 
 
+def refuse_others_prefix(config: Any, inputs: Any) -> None:
+    """Check of a stage with the inputs `model` and `prefix`: raise ValueError for a prefix that was made for another model."""
+    if inputs.prefix is not None:
+        refuse_other_model(inputs.prefix, inputs.model)
+
+
 def prefixed(runner: PrefixableRunner, prefix: PrefixArtifact) -> PrefixedRunner:
     """Return the runner with the vectors before every text that it reads."""
     return PrefixedRunner(runner, runner.take_vectors(read_vectors(prefix)))

@@ -25,7 +25,7 @@ from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.artifacts.model.size_forecast import flops_of_token
 from attar.stages.artifacts.onnx_session import open_session
-from attar.stages.artifacts.prefix_folder import prefixed, refuse_other_model
+from attar.stages.artifacts.prefix_folder import prefixed, refuse_others_prefix
 from attar.stages.artifacts.serving.load import check_served, served_figures
 from attar.stages.artifacts.work_forecast import FORWARD, TOKENS_PER_ROW, num_questions_of
 from attar.stages.contract import Forecast, stage
@@ -94,12 +94,7 @@ def _outside(config: EvaluateConfig) -> str:
     return json.dumps(folder_digests(Path(config.harness.folder)), sort_keys=True) if config.harness.folder else ""
 
 
-def _check(config: EvaluateConfig, inputs: EvaluateInputs) -> None:
-    if inputs.prefix is not None:
-        refuse_other_model(inputs.prefix, inputs.model)
-
-
-@stage("evaluate", version=7, forecast=_forecast, outside=_outside, check=_check)
+@stage("evaluate", version=7, forecast=_forecast, outside=_outside, check=refuse_others_prefix)
 def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> EvaluationArtifact:
     """Measure accuracy, perplexity, sizes, FLOPs a token, latency alone and served, and what the model is worth as a draft.
 

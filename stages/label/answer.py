@@ -22,7 +22,7 @@ from attar.stages.artifacts.dataset.partial_rows import by_shard
 from attar.stages.artifacts.dataset.prompts import row_prompt
 from attar.stages.artifacts.dataset.rows import Row, read_rows, write_rows
 from attar.stages.artifacts.model.folder import load_tokenizer
-from attar.stages.artifacts.prefix_folder import refuse_other_model, refuse_unfitting
+from attar.stages.artifacts.prefix_folder import refuse_others_prefix, refuse_unfitting
 from attar.stages.artifacts.samplers import Prompt, RunnerSampler, row_seed
 from attar.stages.artifacts.work_forecast import rows_alike
 from attar.stages.artifacts.writers import open_runner, stop_ids_of
@@ -61,12 +61,7 @@ def _forecast(config: AnswerConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
     )
 
 
-def _check(config: AnswerConfig, inputs: AnswerInputs) -> None:
-    if inputs.prefix is not None:
-        refuse_other_model(inputs.prefix, inputs.model)
-
-
-@stage("answer", version=2, forecast=_forecast, check=_check)
+@stage("answer", version=2, forecast=_forecast, check=refuse_others_prefix)
 def answer(config: AnswerConfig, inputs: AnswerInputs, workdir: Path) -> DatasetArtifact:
     """Answer each question with it alone in view; every row says the share of its question's answers that pass.
 

@@ -89,12 +89,3 @@ def test_a_graph_reads_vectors_as_torch_does_and_texts_without_any_as_before(tmp
     logits, _ = few.forward(torch.tensor([[5, 6]]), torch.ones(1, 2, dtype=torch.long), None, last_only=False)
     reference = by_embeddings(model_of("llama"), vectors[:2], [5, 6])
     torch.testing.assert_close(logits[0], reference, atol=1e-4, rtol=0.0)
-
-
-def test_a_graph_without_the_input_refuses_vectors(tmp_path: Path) -> None:
-    model = model_of("llama")
-    write_graph(export_graph(model), tmp_path)
-    with pytest.raises(
-        ValueError, match="the graph has no input for vectors; export it with format.takes_prefix: true"
-    ):
-        OnnxRunner(open_session(tmp_path)).take_vectors(vectors_for(model))
