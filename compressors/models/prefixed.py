@@ -17,20 +17,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-@dataclass(frozen=True)
 class PrefixedRunner:
     """A runner behind `prefix_ids`, the ids of vectors that it knows: read with the first tokens of a row, kept in its cache from there."""
 
-    runner: ForkingRunner
-    prefix_ids: Sequence[int]
-
-    @property
-    def device(self) -> torch.device:
-        return self.runner.device
-
-    @property
-    def shares_prefixes(self) -> bool:
-        return self.runner.shares_prefixes
+    def __init__(self, runner: ForkingRunner, prefix_ids: Sequence[int]) -> None:
+        self.runner, self.prefix_ids = runner, prefix_ids
+        self.device, self.shares_prefixes = runner.device, runner.shares_prefixes
 
     @property
     def torch_model(self) -> PreTrainedModel | None:

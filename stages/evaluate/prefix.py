@@ -27,7 +27,7 @@ from attar.stages.evaluate.timing import NUM_TIMED_ROUNDS
 from attar.stages.runtime.progress import bar, note
 
 # Questions whose prompts are read in a timed round.
-NUM_TIMED_PROMPTS = 8
+NUM_TIMED_PROMPTS = 3
 # What is read before a question: the vectors, the demonstrations that they stand for, nothing.
 VECTORS, DEMONSTRATIONS, NONE = "vectors", "demonstrations", "none"
 

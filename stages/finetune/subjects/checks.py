@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from attar.compressors.distill.losses.denoising.views import PREDICTIONS
 from attar.compressors.distill.losses.objective import Objective
 from attar.registry.artifacts.facts import Facts
-from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES, Subject, subject_of
+from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, DENOISER, ENCODER, IMAGES, Subject, subject_of
 from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.finetune.config import FinetuneConfig
 from attar.stages.finetune.subjects.classifier import check_classifier_training, reads_grades, refuse_other_views
@@ -26,6 +26,11 @@ CHECKS: dict[Subject, Callable[..., None]] = {
 def check_subject(config: FinetuneConfig, model: Facts, data: Sequence[Facts], teacher: Sequence[Facts]) -> None:
     """Raise ValueError for what a model of this subject does not learn by, or from."""
     subject, objectives = subject_of(model), config.reduction.objectives
+    if config.adapt.before_prompt is not None and subject is not CAUSAL:
+        raise ValueError(
+            f"adapt.kind is {config.adapt.kind!r}, vectors before the prompt of a causal language model, and the model is {subject.words}; "
+            "accepted: full"
+        )
     if (check := CHECKS.get(subject)) is not None:
         check(config, has_teacher=bool(teacher) or reads_grades(config, model))
     else:

@@ -196,7 +196,7 @@ def test_a_plan_refuses_what_does_not_fit(store: Store, tmp_path: Path) -> None:
         "learned": node("finetune", TRAINING, model="small", data=["words"]),
     }
     refused = {
-        "teacher.context is for causal language models; accepted for an encoder: none": node(
+        "adapt.kind is 'prefix', vectors before the prompt of a causal language model, and the model is an encoder": node(
             "finetune", TRAINING, model="sentences", data=["words"]
         ),
         "reads vectors of texts, and the model is a causal language model; accepted: an encoder": node(
