@@ -200,6 +200,7 @@ class Stages:
         *,
         model: ModelArtifact | OnnxArtifact | Source,
         data: DatasetArtifact | Source,
+        prefix: PrefixArtifact | Source | None = None,
         sampler: Literal["torch", "onnx", "server"] = "torch",
         server: Mapping[str, Any] | None = None,
         prompt: Mapping[str, Any] = ...,

@@ -10,8 +10,8 @@ from attar.stages.compare.stage import compare
 from attar.stages.contract import Stage
 from attar.stages.evaluate.stage import evaluate
 from attar.stages.export.stage import export
+from attar.stages.finetune.condense import condense
 from attar.stages.finetune.fit_share import fit_share
-from attar.stages.finetune.prefix.condense import condense
 from attar.stages.finetune.stage import finetune
 from attar.stages.guidance.data.stage import guide_data
 from attar.stages.guidance.denoise import denoise

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from attar.compressors.models.adapted import put_before
 from attar.compressors.models.blocks import decoder_blocks, only_blocks
 from attar.compressors.models.runner import positions_of
 from attar.compressors.models.slots import pad_left
-from attar.compressors.models.soft_tokens import put_before
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,7 +44,7 @@ class Compressor(nn.Module):
         return self.compress([self.shown[index] for index in groups.tolist()])
 
     def show(self, shown: Sequence[Sequence[int]], table: nn.Module) -> None:
-        """Be told the demonstrations of each group."""
+        """Take the demonstrations of each group."""
         self.shown = list(shown)
 
     def compress(self, shown: Sequence[Sequence[int]]) -> Float[Tensor, "N P D"]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from attar.compressors.models.soft_tokens import LearnedVectors, put_before
+from attar.compressors.models.adapted import LearnedVectors, put_before
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

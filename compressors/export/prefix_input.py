@@ -23,7 +23,7 @@ class GivenVectors:
 
 
 class PrefixTable(nn.Module):
-    """An input embedding that looks ids of the vocabulary up in its table, and those behind it in what is given. One of the two counts."""
+    """An input embedding that looks ids up in its table, and those behind the vocabulary in what is given."""
 
     def __init__(self, table: nn.Module, given: GivenVectors) -> None:
         super().__init__()

@@ -91,7 +91,10 @@ def list_stages() -> list[dict[str, Any]]:
 
 
 def list_methods() -> list[dict[str, Any]]:
-    """Return every method of every catalogue, and the methods of the literature that are made of them with the kind of model that learns."""
+    """Return every method of every catalogue, and the methods of the literature that are made of them.
+
+    Of these the kind of model that learns.
+    """
     components = [
         {"catalogue": catalogue, "method": name, "model": "", "what": DIFFERENCES.get(name) or _first_line(method)}
         for catalogue, table in CATALOGUES.items()

@@ -11,14 +11,17 @@ from attar.compressors.models.runner import CausalRunner, PrefixableRunner, Torc
 from attar.registry.artifacts.handles import ModelArtifact, OnnxArtifact, PrefixArtifact
 from attar.stages.artifacts.model.folder import load_model
 from attar.stages.artifacts.onnx_session import open_session
-from attar.stages.artifacts.prefix_folder import prefixed
+from attar.stages.artifacts.prefix.folder import prefixed
 from attar.stages.runtime.device import Precision, pick_device, pick_dtype
 
 
 def open_runner(
     model: ModelArtifact | OnnxArtifact, precision: Precision, prefix: PrefixArtifact | None = None
 ) -> CausalRunner:
-    """Return a runner of the model on the device of this machine, behind a prefix where one is given; a graph brings its own precision."""
+    """Return a runner of the model on the device of this machine, behind a prefix where there is one.
+
+    A graph brings its own precision.
+    """
     runner: PrefixableRunner
     if model.is_graph:
         runner = OnnxRunner(open_session(model.path))

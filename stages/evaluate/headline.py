@@ -10,7 +10,7 @@ from attar.compressors.measure.closeness import Estimate, ratio_of_sums
 from attar.compressors.measure.likelihood import Piece, perplexity_of
 from attar.compressors.measure.paired import mean_share, share
 from attar.registry.release.figures import HIGH, LOW, QUESTIONS, TEXT_TOKENS
-from attar.stages.evaluate.prefix import prefix_headline
+from attar.stages.artifacts.prefix.figures import prefix_headline
 from attar.stages.evaluate.speculation import best_draft
 
 # Figures that are times.

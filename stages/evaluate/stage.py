@@ -25,7 +25,8 @@ from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.artifacts.model.size_forecast import flops_of_token
 from attar.stages.artifacts.onnx_session import open_session
-from attar.stages.artifacts.prefix_folder import prefixed, refuse_others_prefix
+from attar.stages.artifacts.prefix.figures import check_prefix, prefix_figures
+from attar.stages.artifacts.prefix.folder import prefixed, refuse_others_prefix
 from attar.stages.artifacts.serving.load import check_served, served_figures
 from attar.stages.artifacts.work_forecast import FORWARD, TOKENS_PER_ROW, num_questions_of
 from attar.stages.contract import Forecast, stage
@@ -38,7 +39,6 @@ from attar.stages.evaluate.headline import headline_metrics
 from attar.stages.evaluate.images.measures import evaluate_images, image_evaluation_forecast
 from attar.stages.evaluate.kept_answers import write_answers
 from attar.stages.evaluate.paired_evaluations import evaluation_of
-from attar.stages.evaluate.prefix import check_prefix, prefix_figures
 from attar.stages.evaluate.question_pairs import question_ids
 from attar.stages.evaluate.speculation import check_draft, speculation
 from attar.stages.evaluate.timing import timed
@@ -56,7 +56,7 @@ def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     refuse_other_data(inputs["model"][0], inputs.get("tasks", ()))
     if inputs.get("form") and config.timing.served is None:
         raise ValueError("form is read where serving is measured: set timing.served, or leave the input out")
-    check_prefix(config, inputs)
+    check_prefix(inputs, is_served=config.timing.served is not None)
     if (forecast := FORECASTS.get(subject_of(inputs["model"][0]))) is not None:
         return forecast(config, inputs)
     if not (inputs.get("tasks") or inputs.get("text") or config.harness.tasks):

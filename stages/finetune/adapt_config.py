@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from attar.compressors.adapt.catalogue import AdaptMethod
+from attar.compressors.adapt.compressor import PrefixCompressor
 from attar.compressors.adapt.lora import Lora
+from attar.compressors.adapt.prefix import SoftPrefix
 from attar.compressors.adapt.quantization_aware import QuantizationAware as QuantizationAwareMethod
 from attar.compressors.adapt.weights import FullWeights
 from attar.compressors.adapt.weights import LastBlocks as LastBlocksMethod
@@ -17,12 +19,19 @@ from attar.registry.artifacts.facts import Facts, several
 from attar.stages.artifacts.model.expert_facts import float_fraction, is_dense, refuse_float_experts
 from attar.stages.artifacts.model.folder import QuantizedBase
 from attar.stages.contract import StageConfig, default_kind
-from attar.stages.finetune.prefix.checks import check_blocks
-from attar.stages.finetune.prefix.config import BeforePrompt, DemonstrationCompressor, PrefixVectors
 from attar.stages.runtime.method_field import MethodField
 
 # after_cut: the block before the first removed one and those behind it; what lies before is run once, not every epoch.
 AdaptedBlocks = Literal["all", "after_cut"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeforePrompt:
+    """Vectors that stand before each prompt. `num_sets`: sets of demonstrations a data set; `text_fraction`: of plain text, what they stand for."""
+
+    num_vectors: int
+    num_sets: int
+    text_fraction: float = 0.0
 
 
 class LowRank(StageConfig):
@@ -163,6 +172,67 @@ class QuantizationAware(StageConfig):
         return self
 
 
+class PrefixVectors(StageConfig):
+    """Vectors that stand before every prompt in place of the demonstrations that the teacher reads. The model stays as it is."""
+
+    kind: Literal["prefix"]
+    """The vectors themselves learn: of the first data set's demonstrations, and no others."""
+
+    num_vectors: int = Field(default=16, ge=1, le=4096)
+    """How many: what the prompt grows by, in tokens."""
+
+    trains_base: ClassVar[bool] = False
+    blocks: ClassVar[Literal["all"]] = "all"
+    quantized_base: ClassVar[QuantizedBase] = "none"
+    rank: ClassVar[int] = 0
+    expert_rank: ClassVar[int] = 0
+
+    @property
+    def before_prompt(self) -> BeforePrompt:
+        """What stands before each prompt."""
+        return BeforePrompt(num_vectors=self.num_vectors, num_sets=1)
+
+    @property
+    def method(self) -> AdaptMethod:
+        """The method that makes weights trainable."""
+        return SoftPrefix(num_vectors=self.num_vectors)
+
+
+class DemonstrationCompressor(StageConfig):
+    """The model's first blocks, copied, with learned queries, make vectors of demonstrations, seen or not. The model stays as it is."""
+
+    kind: Literal["compressor"]
+    """The compressor learns; stage `condense` makes vectors with it."""
+
+    num_vectors: int = Field(default=16, ge=1, le=4096)
+    """Vectors that it makes of a set of demonstrations, whatever their length: its queries."""
+
+    num_blocks: int = Field(default=6, ge=1)
+    """Blocks that it is made of, fewer than the model has."""
+
+    num_sets: int = Field(default=8, ge=1)
+    """Sets of demonstrations of each data set, shown in turn."""
+
+    text_fraction: float = Field(default=0.8, gt=0.0, lt=1.0)
+    """Of plain text, which comes first in the paper: the share of each piece that is compressed; the rest is learned behind it."""
+
+    trains_base: ClassVar[bool] = False
+    blocks: ClassVar[Literal["all"]] = "all"
+    quantized_base: ClassVar[QuantizedBase] = "none"
+    rank: ClassVar[int] = 0
+    expert_rank: ClassVar[int] = 0
+
+    @property
+    def before_prompt(self) -> BeforePrompt:
+        """What stands before each prompt."""
+        return BeforePrompt(num_vectors=self.num_vectors, num_sets=self.num_sets, text_fraction=self.text_fraction)
+
+    @property
+    def method(self) -> AdaptMethod:
+        """The method that makes weights trainable."""
+        return PrefixCompressor(num_vectors=self.num_vectors, num_blocks=self.num_blocks)
+
+
 AdaptKind = LowRank | AllWeights | LastBlocks | QuantizationAware | PrefixVectors | DemonstrationCompressor
 Adapt = Annotated[AdaptKind, Field(discriminator="kind"), default_kind("lora")]
 
@@ -181,33 +251,10 @@ def check_adapt(adapt: AdaptKind, model: Facts) -> None:
         raise ValueError("adapt.blocks is 'after_cut', but no block of the model was removed")
     if adapt.quantized_base != "none":
         refuse_float_experts(float_fraction(model), "adapt.quantized_base", adapt.quantized_base)
-    if adapt.kind == "compressor":
-        check_blocks(adapt.num_blocks, model)
+    has = int(model.get("num_blocks", 0))
+    if adapt.kind == "compressor" and 0 < has <= adapt.num_blocks:
+        raise ValueError(
+            f"adapt.num_blocks is {adapt.num_blocks}, but the model has {has} blocks; accepted: 1 to {has - 1}"
+        )
     if adapt.expert_rank and is_dense(model):
         raise ValueError(f"adapt.expert_rank is {adapt.expert_rank}, but the model has no experts; accepted: 0")
-
-
-def check_shards(
-    num_shards: int,
-    adapt: AdaptKind,
-    *,
-    rules: Collection[str],
-    has_rollout: bool,
-    stop_on: str,
-) -> None:
-    """Raise ValueError for what needs a student whose weights are whole. `rules`: the views behind which the student itself stands."""
-    refused = {
-        f"adapt.kind {adapt.kind!r}": adapt.kind not in ("lora", "rslora", "dora", "full"),
-        f"adapt.blocks {adapt.blocks!r}": adapt.blocks != "all",
-        f"adapt.quantized_base {adapt.quantized_base!r}": adapt.quantized_base != "none",
-        f"adapt.expert_rank {adapt.expert_rank}": bool(adapt.expert_rank),
-        "a rollout": has_rollout,
-        f"heldout.stop_on {stop_on!r}": stop_on != "loss",
-        f"the student itself as {' and '.join(sorted(rules))}": bool(rules),
-    }
-    for what, is_asked in refused.items():
-        if is_asked:
-            raise ValueError(
-                f"compute.num_shards is {num_shards}, but there is {what}; accepted with shards: adapt.kind lora, rslora, dora or full over "
-                "all blocks, given answers, a teacher that is another model or recorded, stop_on 'loss'"
-            )

@@ -13,16 +13,17 @@ from attar.compressors.distill.losses.objective import projections_read
 from attar.compressors.distill.losses.reduction import Reduction
 from attar.registry.artifacts.handles import AnyData, CompressorArtifact, FittedArtifact, ModelArtifact, Trainable
 from attar.stages.contract import StageConfig
-from attar.stages.finetune.adapt_config import Adapt, LowRank, check_shards
+from attar.stages.finetune.adapt_config import Adapt, LowRank
 from attar.stages.finetune.distillation_config import (
+    check_before_prompt,
     check_rollout,
     check_sample,
+    check_shards,
     check_source,
     check_views,
     uses_teacher,
 )
 from attar.stages.finetune.objective_spec import ObjectiveSpec, read_objective, weighed_objective
-from attar.stages.finetune.prefix.checks import check_before_prompt
 from attar.stages.finetune.schedule_config import (
     CheckpointConfig,
     ComputeConfig,

@@ -22,10 +22,9 @@ from attar.registry.artifacts.kinds.encoder_facts import DenoiserFacts, EncoderF
 from attar.registry.artifacts.kinds.kind_facts import ModelFacts
 from attar.registry.artifacts.subjects import IMAGES
 from attar.stages.artifacts.model.folder import QuantizedBase
-from attar.stages.finetune.adapt_config import AdaptKind, first_block_after_cut
+from attar.stages.finetune.adapt_config import AdaptKind, BeforePrompt, first_block_after_cut
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.distillation_config import uses_teacher
-from attar.stages.finetune.prefix.config import BeforePrompt
 from attar.stages.finetune.schedule_config import (
     CheckpointConfig,
     HeldoutConfig,

@@ -33,17 +33,16 @@ from attar.stages.artifacts.model.folder import load_base, load_tokenizer
 from attar.stages.contract import Forecast, check_covers, check_vocabulary, stage
 from attar.stages.finetune.adapt_config import check_adapt
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, check_inputs
-from attar.stages.finetune.distillation_config import check_record, uses_teacher
-from attar.stages.finetune.passes import can_pack, vocabulary_sample
+from attar.stages.finetune.distillation_config import check_record, check_start, uses_teacher
 from attar.stages.finetune.plan import TrainingPlan
-from attar.stages.finetune.prefix.checks import check_start
-from attar.stages.finetune.prefix.learned import behind_vectors, check_given, save_vectors
 from attar.stages.finetune.sentence_scores import with_scores
 from attar.stages.finetune.subjects.checks import check_subject
 from attar.stages.finetune.subjects.classifier import build_classifier_run, check_same_classes, reads_grades
 from attar.stages.finetune.subjects.denoiser import build_denoiser_run
 from attar.stages.finetune.subjects.encoder import build_encoder_run
 from attar.stages.finetune.subjects.images import build_image_run
+from attar.stages.finetune.subjects.passes import can_pack, vocabulary_sample
+from attar.stages.finetune.subjects.vectors import behind_vectors, check_given, save_vectors
 from attar.stages.finetune.teacher_config import policy_of, reads_record
 from attar.stages.finetune.teaching import build_rollouts, build_teacher_sources, with_hints
 from attar.stages.finetune.training_rows import Mixture, TrainingRows, with_prefix, with_teacher_states
@@ -131,7 +130,7 @@ def finetune(
     plan = TrainingPlan.of(config, inputs)
     run = _trained(plan, inputs, workdir)
     if plan.adaptation.before_prompt is not None:
-        return save_vectors(run, plan, inputs, workdir / "content")
+        return save_vectors(run, plan.adaptation, plan.teaching.context, inputs, workdir / "content")
     return save_adapter(run, plan.adaptation, inputs.model, workdir / "content")
 
 
@@ -176,7 +175,8 @@ def build_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> Trai
     tokenizer = load_tokenizer(inputs.model.path)
     rows = _rows(plan, inputs, tokenizer)
     base, student = _student(plan, inputs.model)
-    rows = behind_vectors(plan, inputs, rows, tokenizer, student)
+    if (before := plan.adaptation.before_prompt) is not None:
+        rows = behind_vectors(before, teaching.context, inputs, rows, tokenizer, student)
     is_packed = plan.passes.is_packed and can_pack(student, rows.train, plan.dtype)
     steps = Steps(Mixture(rows.train, rows.sources, plan.rows.shares, plan.seed), rows.train, plan.schedule)
     teacher_sources = build_teacher_sources(teaching.sources, student, inputs.model.path, plan.dtype, plan.device)

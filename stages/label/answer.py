@@ -22,7 +22,7 @@ from attar.stages.artifacts.dataset.partial_rows import by_shard
 from attar.stages.artifacts.dataset.prompts import row_prompt
 from attar.stages.artifacts.dataset.rows import Row, read_rows, write_rows
 from attar.stages.artifacts.model.folder import load_tokenizer
-from attar.stages.artifacts.prefix_folder import refuse_others_prefix, refuse_unfitting
+from attar.stages.artifacts.prefix.folder import refuse_others_prefix, refuse_unfitting
 from attar.stages.artifacts.samplers import Prompt, RunnerSampler, row_seed
 from attar.stages.artifacts.work_forecast import rows_alike
 from attar.stages.artifacts.writers import open_runner, stop_ids_of

@@ -30,7 +30,7 @@ from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.artifacts.dataset.teacher_shards import shard_name
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.artifacts.onnx_session import open_session
-from attar.stages.artifacts.prefix_folder import prefixed
+from attar.stages.artifacts.prefix.folder import prefixed
 from attar.stages.artifacts.samplers import Prompt, RunnerSampler, Sampler, row_seed
 from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.self_data.config import SelfDataConfig

@@ -22,7 +22,7 @@ from attar.stages.artifacts.dataset.teacher_shards import (
     recorded_facts,
     write_shard,
 )
-from attar.stages.artifacts.prefix_folder import refuse_others_prefix, refuse_unfitting
+from attar.stages.artifacts.prefix.folder import refuse_others_prefix, refuse_unfitting
 from attar.stages.contract import Forecast, stage
 from attar.stages.runtime.progress import bar, metric, note
 from attar.stages.self_data.config import SelfDataConfig

@@ -13,8 +13,7 @@ from attar.compressors.export.parity import listen_to, measure_parity
 from attar.compressors.export.runtime import OnnxRunner
 from attar.compressors.measure.likelihood import continuation_likelihoods
 from attar.compressors.models.decode import decode
-from attar.compressors.models.prefixed import PrefixedRunner
-from attar.compressors.models.runner import TorchRunner
+from attar.compressors.models.runner import PrefixedRunner, TorchRunner
 from attar.stages.artifacts.onnx_folder import write_graph
 from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.ingest.tiny_model import random_model

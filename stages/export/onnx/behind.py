@@ -12,8 +12,7 @@ from torch import Tensor
 
 from attar.compressors.export.parity import DecodedPrompt, Parity, listen_to
 from attar.compressors.export.runtime import OnnxRunner
-from attar.compressors.models.prefixed import PrefixedRunner
-from attar.compressors.models.runner import TorchRunner
+from attar.compressors.models.runner import PrefixedRunner, TorchRunner
 from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.export.config import ExportConfig
 from attar.stages.export.proof.parity import prove_parity
@@ -31,7 +30,7 @@ class Behind:
 
 
 def behind_vectors(config: ExportConfig, content: Path, prompts: Sequence[Sequence[int]], scratch: Path) -> Behind:
-    """Record what a graph says to prompts behind vectors that are drawn; as long as rows of an embedding usually are."""
+    """Record what a graph says to prompts behind vectors that are drawn, about as long as an embedding's rows."""
     runner = OnnxRunner(open_session(content, is_frugal=True))
     vectors = 0.1 * torch.randn(NUM_VECTORS, runner.num_channels, generator=torch.Generator().manual_seed(0))
     reading = PrefixedRunner(runner, runner.take_vectors(vectors))

@@ -63,8 +63,8 @@ def test_a_prefix_says_what_it_stands_for_and_comes_nearer_to_it(prefix: PrefixA
     losses = curve(prefix, "heldout_forward_kl_nats")
     assert min(losses[1:]) < 0.9 * losses[0]
     assert prefix.facts.model_fingerprint == model.fingerprint and prefix.facts.num_demonstrations == 2
-    told = json.loads((prefix.path / "demonstrations.json").read_text())
-    assert [row["id"] for row in told["demonstrations"]] == list(prefix.facts.demonstrations)
+    record = json.loads((prefix.path / "demonstrations.json").read_text())
+    assert [row["id"] for row in record["demonstrations"]] == list(prefix.facts.demonstrations)
     vectors = load_file(prefix.path / "prefix.safetensors")["vectors"]
     assert vectors.shape == (prefix.facts.num_vectors, prefix.facts.hidden_size) == (4, 64)
 

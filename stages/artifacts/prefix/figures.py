@@ -1,4 +1,4 @@
-"""What vectors before the prompt are worth: how near they bring a model to what it says behind the demonstrations, and how soon."""
+"""What vectors before the prompt are worth. How near they bring a model to what it says behind the demonstrations, and how soon."""
 
 from __future__ import annotations
 
@@ -13,26 +13,23 @@ import torch
 from attar.compressors.distill.teachers.contexts import ContextParts
 from attar.compressors.measure.closeness import TextCloseness, closeness_behind, ratio_of_sums
 from attar.compressors.measure.cost import Spread
-from attar.compressors.models.prefixed import PrefixedRunner
-from attar.compressors.models.runner import CausalRunner
+from attar.compressors.models.runner import CausalRunner, PrefixedRunner
 from attar.compressors.models.slots import pad_right
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import PrefixArtifact
 from attar.registry.release.figures import HIGH, LOW
 from attar.stages.artifacts.dataset.prompts import row_answer, row_prompt, wording_of
 from attar.stages.artifacts.dataset.rows import Row
-from attar.stages.artifacts.prefix_folder import read_stood_for, refuse_unfitting
-from attar.stages.evaluate.config import EvaluateConfig
-from attar.stages.evaluate.timing import NUM_TIMED_ROUNDS
+from attar.stages.artifacts.prefix.folder import read_stood_for, refuse_unfitting
 from attar.stages.runtime.progress import bar, note
 
-# Questions whose prompts are read in a timed round.
-NUM_TIMED_PROMPTS = 3
+# Questions whose prompts are read in a timed round, and rounds behind the one that warms up.
+NUM_TIMED_PROMPTS, NUM_ROUNDS = 3, 5
 # What is read before a question: the vectors, the demonstrations that they stand for, nothing.
 VECTORS, DEMONSTRATIONS, NONE = "vectors", "demonstrations", "none"
 
 
-def check_prefix(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> None:
+def check_prefix(inputs: Mapping[str, tuple[Facts, ...]], *, is_served: bool) -> None:
     """Raise ValueError for a prefix that the model cannot read, or beside what is measured without it."""
     for prefix in inputs.get("prefix", ()):
         refuse_unfitting(prefix, inputs["model"][0])
@@ -40,7 +37,7 @@ def check_prefix(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]
             raise ValueError(
                 "prefix: its distance to the demonstrations is measured on questions; give the input tasks"
             )
-        if inputs.get("original") or config.timing.served is not None:
+        if inputs.get("original") or is_served:
             field = "the input original" if inputs.get("original") else "timing.served"
             raise ValueError(f"prefix: a draft and a server read no vectors before the prompt; leave {field} out")
 
@@ -48,23 +45,23 @@ def check_prefix(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]
 def prefix_figures(
     runner: PrefixedRunner, prefix: PrefixArtifact, rows: Sequence[Row], tokenizer: Any
 ) -> dict[str, Any]:
-    """Return KL(with demonstrations || with vectors) and with nothing at the tokens of the answers, in nats, and seconds to read a prompt.
+    """Return KL(with demonstrations || with vectors) and with nothing, in nats a token of the answers, and seconds to read a prompt.
 
     Rows that are among the demonstrations are left out. Raises ValueError where none is left.
     """
     stood_for, wording = read_stood_for(prefix), wording_of(tokenizer)
     shown = {question for question, _ in stood_for.shown.pairs}
-    asked = [row for row in rows if row.answer and row.question not in shown]
-    if not asked:
+    questions = [row for row in rows if row.answer and row.question not in shown]
+    if not questions:
         raise ValueError("prefix: every question is among its demonstrations, or none has an answer; give other tasks")
-    prompts = [row_prompt(tokenizer, row) for row in asked]
-    answers = [row_answer(tokenizer, row) for row in asked]
+    prompts = [row_prompt(tokenizer, row) for row in questions]
+    answers = [row_answer(tokenizer, row) for row in questions]
     contexts = [
         stood_for.context(ContextParts(row.question, prompt, answer, demonstrations=stood_for.shown.pairs), wording)
         or prompt
-        for row, prompt, answer in zip(asked, prompts, answers, strict=True)
+        for row, prompt, answer in zip(questions, prompts, answers, strict=True)
     ]
-    counter = bar("comparing with the demonstrations", len(asked), "questions")
+    counter = bar("comparing with the demonstrations", len(questions), "questions")
     behind, alone = closeness_behind(
         [(runner, prompts), (runner.runner, prompts)],
         runner.runner,
@@ -72,7 +69,7 @@ def prefix_figures(
         on_scored=counter.advance,
     )
     figures = {
-        "num_questions": len(asked),
+        "num_questions": len(questions),
         "num_vectors": len(runner.prefix_ids),
         "num_demonstrations": len(shown),
         VECTORS: _closeness(behind),
@@ -90,7 +87,7 @@ def prefix_figures(
 
 
 def prefix_headline(figures: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers that tables compare: KL behind the vectors and behind nothing with their ends, the share of the gap, seconds."""
+    """Return the numbers that tables compare. KL behind the vectors and behind nothing with their ends, the share of the gap, seconds."""
     numbers: dict[str, float] = {"prefix_gap_closed": figures["closed_fraction"]}
     for name, kind in (("prefix_kl_nats", VECTORS), ("no_prefix_kl_nats", NONE)):
         estimate = figures[kind]["kl_nats"]
@@ -123,9 +120,9 @@ def _prefill(
         DEMONSTRATIONS: (runner.runner, contexts),
         NONE: (runner.runner, prompts),
     }
-    counter = bar("timing prompts", NUM_TIMED_ROUNDS + 1, "rounds")
+    counter = bar("timing prompts", NUM_ROUNDS + 1, "rounds")
     rounds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(NUM_TIMED_ROUNDS + 1):
+    for _ in range(NUM_ROUNDS + 1):
         for name, (reader, texts) in ways.items():
             started = time.perf_counter()
             for text in texts:

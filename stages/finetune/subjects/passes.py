@@ -1,4 +1,4 @@
-"""How the passes of a training of text are computed: rows packed where the model keeps them apart, part of the vocabulary compared."""
+"""How the passes of a training of text are computed. Rows packed where the model keeps them apart, part of the vocabulary compared."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from attar.registry.artifacts.kinds.prefix_facts import PrefixFacts
 from attar.stages.artifacts.dataset.prompts import wording_of
 from attar.stages.artifacts.dataset.rows import read_rows, split_rows
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
-from attar.stages.artifacts.prefix_folder import (
+from attar.stages.artifacts.prefix.folder import (
     load_compressor,
     read_context,
     refuse_other_model,
@@ -26,7 +26,7 @@ from attar.stages.artifacts.prefix_folder import (
     write_prefix,
 )
 from attar.stages.contract import Forecast, StageConfig, stage
-from attar.stages.finetune.prefix.shown import context_length, shown_in_turn
+from attar.stages.finetune.subjects.shown import context_length, shown_in_turn
 from attar.stages.runtime.device import Precision, pick_device, pick_dtype
 from attar.stages.runtime.progress import metric, note
 
@@ -43,7 +43,7 @@ class CondenseConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class CondenseInputs:
-    """The model that will read the vectors, a compressor that was trained for it, and the data whose first questions are condensed."""
+    """The model that will read the vectors, a compressor trained for it, and the data whose first questions are condensed."""
 
     model: ModelArtifact
     compressor: CompressorArtifact

@@ -9,11 +9,11 @@ from typing import Any
 
 from attar.compressors.distill.examples.packing import Example
 from attar.compressors.distill.teachers.contexts import ContextParts, Demonstrations, Shown, demonstration_text
-from attar.compressors.models.soft_tokens import SoftTokens
+from attar.compressors.models.adapted import SoftTokens
 from attar.stages.artifacts.dataset.prompts import wording_of
 from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.artifacts.model.safe_folder import read_object
-from attar.stages.finetune.prefix.config import BeforePrompt
+from attar.stages.finetune.adapt_config import BeforePrompt
 from attar.stages.finetune.training_rows import TrainingRows
 from attar.stages.runtime.progress import note
 
@@ -45,7 +45,7 @@ class Demonstrated:
         return replace(self.rows, train=train, heldout=heldout)
 
     def refuse_longer(self, num_vectors: int, folder: Path) -> None:
-        """Raise ValueError for a text, behind its demonstrations or the vectors, that is longer than the model in the folder reads."""
+        """Raise ValueError for a text, behind demonstrations or vectors, that is longer than the model in the folder reads."""
         limit, every = context_length(folder), [*self.rows.train, *self.rows.heldout]
         if not limit or not every:
             return
@@ -85,11 +85,11 @@ def demonstrated(rows: TrainingRows, before: BeforePrompt, context: Demonstratio
             zip(rows.heldout, rows.heldout_questions, rows.heldout_sources, strict=True)
         )
     ]
-    kept = [index for index, some in enumerate(train) if some is not None]
-    kept_heldout = [index for index, some in enumerate(heldout) if some is not None]
-    if not kept:
+    staying = [index for index, some in enumerate(train) if some is not None]
+    staying_heldout = [index for index, some in enumerate(heldout) if some is not None]
+    if not staying:
         raise ValueError("no training row is left beside the demonstrations; accepted: more rows, or fewer of them")
-    if (num_left_out := len(train) + len(heldout) - len(kept) - len(kept_heldout)) > 0:
+    if (num_left_out := len(train) + len(heldout) - len(staying) - len(staying_heldout)) > 0:
         note(f"{num_left_out} rows stand in the demonstrations, and are not learned or evaluated behind them")
     placed, placed_heldout = [some for some in train if some], [some for some in heldout if some]
     return Demonstrated(
@@ -98,9 +98,9 @@ def demonstrated(rows: TrainingRows, before: BeforePrompt, context: Demonstratio
             train=[example for example, _ in placed],
             heldout=[example for example, _ in placed_heldout],
             shown=builder.sets,
-            **{name: [getattr(rows, name)[index] for index in kept] for name in ("sources", "ids", "questions")},
+            **{name: [getattr(rows, name)[index] for index in staying] for name in ("sources", "ids", "questions")},
             **{
-                name: [getattr(rows, name)[index] for index in kept_heldout]
+                name: [getattr(rows, name)[index] for index in staying_heldout]
                 for name in ("heldout_questions", "heldout_sources")
             },
         ),
@@ -143,7 +143,9 @@ class _Builder:
             return self._text(example)
         groups = self.groups.get(source) or next(iter(self.groups.values()))
         turns = [groups[(index + offset) % len(groups)] for offset in range(len(groups))]
-        group = next((turn for turn in turns if all(row.question != asked for asked, _ in self.sets[turn].pairs)), None)
+        group = next(
+            (turn for turn in turns if all(row.question != question for question, _ in self.sets[turn].pairs)), None
+        )
         if group is None:
             return None
         parts = ContextParts(

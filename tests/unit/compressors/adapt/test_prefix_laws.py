@@ -20,7 +20,7 @@ from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.teachers.sources import Base
 from attar.compressors.distill.teachers.student import Student
 from attar.compressors.distill.teachers.teacher_sources import StudentItself
-from attar.compressors.models.soft_tokens import LearnedVectors, SoftTokens, put_before, soft_tokens, spread_rows
+from attar.compressors.models.adapted import LearnedVectors, SoftTokens, put_before, soft_tokens, spread_rows
 from attar.compressors.models.trained_weights import trained_weights
 from attar.stages.ingest.tiny_model import random_model
 from tests.builders import schedule_of, trainer_of

@@ -1,4 +1,4 @@
-"""Vectors before a prompt as a folder: written, read, and put before a model or a graph that they were made for."""
+"""Vectors before a prompt as a folder. Written, read, and put before a model or a graph that they were made for."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from attar.compressors.distill.teachers.contexts import Demonstrations, Shown
-from attar.compressors.models.prefixed import PrefixedRunner
-from attar.compressors.models.runner import PrefixableRunner
-from attar.compressors.models.soft_tokens import VectorSource
+from attar.compressors.models.adapted import VectorSource
+from attar.compressors.models.runner import PrefixableRunner, PrefixedRunner
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import Artifact, CompressorArtifact, PrefixArtifact
 from attar.registry.artifacts.subjects import CAUSAL, subject_of
@@ -41,8 +40,8 @@ def write_prefix(content: Path, vectors: Float[Tensor, "P D"], shown: Shown, con
         {"id": name, "question": question, "answer": answer}
         for name, (question, answer) in zip(shown.names, shown.pairs, strict=True)
     ]
-    told = {"template": context.template, "demonstrations": pairs}
-    (content / DEMONSTRATIONS_FILE).write_text(json.dumps(told, indent=1, ensure_ascii=False))
+    record = {"template": context.template, "demonstrations": pairs}
+    (content / DEMONSTRATIONS_FILE).write_text(json.dumps(record, indent=1, ensure_ascii=False))
 
 
 def read_vectors(prefix: PrefixArtifact) -> Float[Tensor, "P D"]:
@@ -55,10 +54,10 @@ def read_vectors(prefix: PrefixArtifact) -> Float[Tensor, "P D"]:
 
 def read_stood_for(prefix: PrefixArtifact) -> StoodFor:
     """Return the demonstrations that the vectors stand for."""
-    told = json.loads((prefix.path / DEMONSTRATIONS_FILE).read_text())
-    rows = told["demonstrations"]
+    record = json.loads((prefix.path / DEMONSTRATIONS_FILE).read_text())
+    rows = record["demonstrations"]
     shown = Shown(tuple(row["id"] for row in rows), tuple((row["question"], row["answer"]) for row in rows))
-    return StoodFor(shown, Demonstrations(num_shown=len(rows), template=told["template"]))
+    return StoodFor(shown, Demonstrations(num_shown=len(rows), template=record["template"]))
 
 
 def refuse_unfitting(prefix: Facts, model: Facts) -> None:
@@ -88,7 +87,7 @@ def refuse_other_model(prefix: Artifact[Any], model: Artifact[Any]) -> None:
 
 
 def refuse_others_prefix(config: Any, inputs: Any) -> None:
-    """Check of a stage with the inputs `model` and `prefix`: raise ValueError for a prefix that was made for another model."""
+    """Raise ValueError for a prefix that was made for another model: the check of stages with the inputs `model` and `prefix`."""
     if inputs.prefix is not None:
         refuse_other_model(inputs.prefix, inputs.model)
 
@@ -103,18 +102,18 @@ def write_compressor(content: Path, compressor: VectorSource, context: Demonstra
     content.mkdir(parents=True, exist_ok=True)
     weights = {name: weight.cpu().contiguous() for name, weight in compressor.state_dict().items()}
     save_file(weights, content / COMPRESSOR_FILE)
-    told = {"num_shown": context.num_shown, "template": context.template}
-    (content / COMPRESSOR_CONTEXT).write_text(json.dumps(told, indent=1, ensure_ascii=False))
+    record = {"num_shown": context.num_shown, "template": context.template}
+    (content / COMPRESSOR_CONTEXT).write_text(json.dumps(record, indent=1, ensure_ascii=False))
 
 
 def load_compressor(compressor: CompressorArtifact, into: Any) -> None:
-    """Give a compressor the weights of a kept one. Raises ValueError for one of another size."""
-    kept = load_file(compressor.path / COMPRESSOR_FILE)
+    """Give a compressor the weights of a stored compressor. Raises ValueError for one of another size."""
+    stored = load_file(compressor.path / COMPRESSOR_FILE)
     own = into.state_dict()
     differing = sorted(
         name
-        for name in kept.keys() | own.keys()
-        if name not in kept or name not in own or kept[name].shape != own[name].shape
+        for name in stored.keys() | own.keys()
+        if name not in stored or name not in own or stored[name].shape != own[name].shape
     )
     if differing:
         facts = compressor.facts
@@ -122,7 +121,7 @@ def load_compressor(compressor: CompressorArtifact, into: Any) -> None:
             f"start: a compressor of {facts.num_vectors} vectors and {facts.num_compressor_blocks} blocks does not fit this one, in {differing[0]} "
             "for one; accepted: the same num_vectors and num_blocks"
         )
-    into.load_state_dict(kept)
+    into.load_state_dict(stored)
 
 
 def read_context(compressor: CompressorArtifact) -> Demonstrations:

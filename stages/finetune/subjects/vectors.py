@@ -8,24 +8,24 @@ from typing import Any, cast
 import torch
 
 from attar.compressors.adapt.compressor import PrefixCompressor
-from attar.compressors.distill.teachers.contexts import Demonstrations, demonstration_text
+from attar.compressors.distill.teachers.contexts import ContextBuilder, Demonstrations, demonstration_text
 from attar.compressors.distill.teachers.student import Student
-from attar.compressors.models.adapted import plain_model
-from attar.compressors.models.soft_tokens import SoftTokens, soft_tokens
+from attar.compressors.models.adapted import SoftTokens, plain_model, soft_tokens
 from attar.compressors.models.trained_weights import set_weights
 from attar.registry.artifacts.handles import CompressorArtifact, ModelArtifact, PrefixArtifact
 from attar.registry.artifacts.kinds.prefix_facts import CompressorFacts, PrefixFacts
 from attar.stages.artifacts.dataset.prompts import wording_of
 from attar.stages.artifacts.model.folder import load_tokenizer
-from attar.stages.artifacts.prefix_folder import (
+from attar.stages.artifacts.prefix.folder import (
     load_compressor,
     refuse_other_model,
     write_compressor,
     write_prefix,
 )
+from attar.stages.finetune.adapt_config import BeforePrompt
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
-from attar.stages.finetune.plan import TrainingPlan
-from attar.stages.finetune.prefix.shown import demonstrated
+from attar.stages.finetune.plan import Adaptation
+from attar.stages.finetune.subjects.shown import demonstrated
 from attar.stages.finetune.training_rows import TrainingRows
 from attar.stages.finetune.training_run import TrainingRun, tell_best
 from attar.stages.runtime.progress import note
@@ -47,13 +47,15 @@ def check_given(config: FinetuneConfig, inputs: FinetuneInputs) -> None:
 
 
 def behind_vectors(
-    plan: TrainingPlan, inputs: FinetuneInputs, rows: TrainingRows, tokenizer: Any, student: Student
+    before: BeforePrompt,
+    context: ContextBuilder | None,
+    inputs: FinetuneInputs,
+    rows: TrainingRows,
+    tokenizer: Any,
+    student: Student,
 ) -> TrainingRows:
-    """Return the rows with each prompt behind its vectors and demonstrations before what the teacher reads. Where vectors learn; else as they are."""
-    before = plan.adaptation.before_prompt
-    if before is None:
-        return rows
-    some = demonstrated(rows, before, cast(Demonstrations, plan.teaching.context), tokenizer)
+    """Return the rows with each prompt behind its vectors, and demonstrations before what the teacher reads."""
+    some = demonstrated(rows, before, cast(Demonstrations, context), tokenizer)
     tokens = _tokens(student)
     tokens.source.show(some.shown_ids, tokens.table)
     if inputs.start is not None:
@@ -67,12 +69,16 @@ def behind_vectors(
 
 @torch.no_grad()
 def save_vectors(
-    run: TrainingRun, plan: TrainingPlan, inputs: FinetuneInputs, content: Path
+    run: TrainingRun,
+    adaptation: Adaptation,
+    context: ContextBuilder | None,
+    inputs: FinetuneInputs,
+    content: Path,
 ) -> PrefixArtifact | CompressorArtifact:
     """Write the best vectors with the demonstrations that they stand for, or the best compressor."""
     set_weights(run.student, run.best["weights"])
     tell_best(run)
-    tokens, context = _tokens(run.student), cast(Demonstrations, plan.teaching.context)
+    tokens, read = _tokens(run.student), cast(Demonstrations, context)
     learned: dict[str, Any] = {
         "model_fingerprint": inputs.model.fingerprint,
         "num_vectors": tokens.num_vectors,
@@ -82,15 +88,15 @@ def save_vectors(
         "best_step": run.best["step"],
         "chosen_on": tuple(dict.fromkeys(run.rows.evaluated_parts)),
     }
-    if plan.adaptation.kind == "compressor":
-        method = cast(PrefixCompressor, plan.adaptation.method)
-        write_compressor(content, tokens.source, context)
+    if adaptation.kind == "compressor":
+        method = cast(PrefixCompressor, adaptation.method)
+        write_compressor(content, tokens.source, read)
         start = None if inputs.start is None else inputs.start.fingerprint
         facts = CompressorFacts(**learned, num_compressor_blocks=method.num_blocks, start=start)
         return CompressorArtifact.at(content, facts)
     [shown] = cast(TrainingRows, run.rows).shown
     group = torch.zeros(1, dtype=torch.long, device=tokens.weight.device)
-    write_prefix(content, tokens.source(group)[0], shown, context)
+    write_prefix(content, tokens.source(group)[0], shown, read)
     return PrefixArtifact.at(
         content,
         PrefixFacts(

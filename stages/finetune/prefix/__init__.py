@@ -1,1 +1,0 @@
-"""Vectors before the prompt in place of demonstrations: what is told, shown, refused and kept."""
