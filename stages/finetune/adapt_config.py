@@ -15,7 +15,7 @@ from attar.compressors.adapt.quantization_aware import QuantizationAware as Quan
 from attar.compressors.adapt.weights import FullWeights
 from attar.compressors.adapt.weights import LastBlocks as LastBlocksMethod
 from attar.compressors.quantize.roundings import ROUNDINGS, BlockIntegers, Rounding
-from attar.registry.artifacts.facts import Facts, several
+from attar.registry.artifacts.facts import Facts
 from attar.stages.artifacts.model.expert_facts import float_fraction, is_dense, refuse_float_experts
 from attar.stages.artifacts.model.folder import QuantizedBase
 from attar.stages.contract import StageConfig, default_kind
@@ -237,12 +237,9 @@ AdaptKind = LowRank | AllWeights | LastBlocks | QuantizationAware | PrefixVector
 Adapt = Annotated[AdaptKind, Field(discriminator="kind"), default_kind("lora")]
 
 
-def first_block_after_cut(facts: Facts) -> int:
-    """Return the block before the first removed one, which may hold the patch. Raises ValueError when no removed block is on record."""
-    removed = several(facts, "removed_blocks")
-    if not removed:
-        raise ValueError("adapt.blocks is 'after_cut', but the model's record names no removed block; use 'all'")
-    return max(0, min(removed) - 1)
+def learned_by(adapt: AdaptKind) -> tuple[AdaptMethod, BeforePrompt | None]:
+    """Return the method that makes weights trainable, and the vectors that it puts before prompts."""
+    return adapt.method, adapt.before_prompt
 
 
 def check_adapt(adapt: AdaptKind, model: Facts) -> None:

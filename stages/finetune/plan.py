@@ -16,13 +16,14 @@ from attar.compressors.distill.teachers.contexts import ContextBuilder
 from attar.compressors.distill.teachers.sources import SelfRule
 from attar.compressors.distill.teachers.subclasses import Split
 from attar.compressors.images.augment import Augmentation
+from attar.registry.artifacts.facts import several
 from attar.registry.artifacts.handles import Trainable
 from attar.registry.artifacts.kinds.classifier_facts import ClassifierFacts, ImageClassifierFacts
 from attar.registry.artifacts.kinds.encoder_facts import DenoiserFacts, EncoderFacts
 from attar.registry.artifacts.kinds.kind_facts import ModelFacts
 from attar.registry.artifacts.subjects import IMAGES
 from attar.stages.artifacts.model.folder import QuantizedBase
-from attar.stages.finetune.adapt_config import AdaptKind, BeforePrompt, first_block_after_cut
+from attar.stages.finetune.adapt_config import AdaptKind, BeforePrompt, learned_by
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.distillation_config import uses_teacher
 from attar.stages.finetune.schedule_config import (
@@ -53,15 +54,12 @@ class Adaptation:
     """What of the student learns: by which method, from which block on, over a base in how many bits."""
 
     kind: str
-    # of low-rank adapters; 0 where the base's own weights learn
-    rank: int
-    # of those on routed experts; 0 where they stay
-    expert_rank: int
+    rank: int  # of low-rank adapters; 0 where the base's own weights learn
+    expert_rank: int  # of those on routed experts; 0 where they stay
     method: AdaptMethod
     first_block: int
     quantized_base: QuantizedBase
-    # vectors; None: none
-    before_prompt: BeforePrompt | None = None
+    before_prompt: BeforePrompt | None = None  # vectors, where they learn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,15 +216,24 @@ def checkpoints_of(config: CheckpointConfig) -> Checkpoints:
 def adaptation_of(adapt: AdaptKind, facts: AnyModelFacts) -> Adaptation:
     """Return what learns. Raises ValueError under after_cut when the model's record does not say where it was cut."""
     first_block = 0 if adapt.blocks == "all" else first_block_after_cut(facts)
+    method, before_prompt = learned_by(adapt)
     return Adaptation(
         kind=adapt.kind,
         rank=adapt.rank,
         expert_rank=adapt.expert_rank,
-        method=adapt.method,
+        method=method,
         first_block=first_block,
         quantized_base=adapt.quantized_base,
-        before_prompt=adapt.before_prompt,
+        before_prompt=before_prompt,
     )
+
+
+def first_block_after_cut(facts: AnyModelFacts) -> int:
+    """Return the block before the first removed one, which may hold the patch. Raises ValueError when no removed block is on record."""
+    removed = several(facts, "removed_blocks")
+    if not removed:
+        raise ValueError("adapt.blocks is 'after_cut', but the model's record names no removed block; use 'all'")
+    return max(0, min(removed) - 1)
 
 
 def _split(split: SubclassSplit | None) -> Split | None:

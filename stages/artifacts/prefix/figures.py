@@ -45,7 +45,7 @@ def check_prefix(inputs: Mapping[str, tuple[Facts, ...]], *, is_served: bool) ->
 def prefix_figures(
     runner: PrefixedRunner, prefix: PrefixArtifact, rows: Sequence[Row], tokenizer: Any
 ) -> dict[str, Any]:
-    """Return KL(with demonstrations || with vectors) and with nothing, in nats a token of the answers, and seconds to read a prompt.
+    """Return KL(demonstrations || vectors) and with nothing, in nats a token of the answers, and seconds to read a prompt.
 
     Rows that are among the demonstrations are left out. Raises ValueError where none is left.
     """

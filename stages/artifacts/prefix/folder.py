@@ -87,7 +87,7 @@ def refuse_other_model(prefix: Artifact[Any], model: Artifact[Any]) -> None:
 
 
 def refuse_others_prefix(config: Any, inputs: Any) -> None:
-    """Raise ValueError for a prefix that was made for another model: the check of stages with the inputs `model` and `prefix`."""
+    """Raise ValueError for a prefix that was made for another model. The check of stages with both as inputs."""
     if inputs.prefix is not None:
         refuse_other_model(inputs.prefix, inputs.model)
 
