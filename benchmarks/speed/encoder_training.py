@@ -52,6 +52,7 @@ def measure(pairs: Path, num_rows: int, rounds: int) -> None:
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             results[way].append(json.loads(done.stdout.splitlines()[-1]))
     best = {way: max(run["pairs"] / run["seconds"] for run in runs) for way, runs in results.items()}
+    print("An epoch of pairs, best of the rounds by turns")
     print(
         "| way | pairs/s | ours in float32 / it | ours as chosen / it | peak RSS | Spearman, held out |\n|---|---|---|---|---|---|"
     )
@@ -68,7 +69,7 @@ def trained(path: Path, num_rows: int, way: str) -> dict[str, float]:
     rows = rows[: num_rows or None]
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as scratch:
-        train = ours if way.startswith("attar") else theirs
+        train = ours if way.startswith("attar") else peer_run
         encode, seconds = train(rows, way, Path(scratch))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"pairs": len(rows), "seconds": seconds, "peak_bytes": peak, "spearman": spearman(encode, heldout)}
@@ -93,7 +94,7 @@ def original(scratch: Path) -> Any:
 
 
 def ours(rows: list[dict[str, Any]], way: str, scratch: Path) -> tuple[Any, float]:
-    from attar.compressors.encode.encoder import encoded
+    from attar.compressors.encode.encoder import SentenceEncoder, encoded
     from attar.registry.artifacts.store import Store
     from attar.stages.artifacts.encoder.texts import TextReader
     from attar.stages.contract import NoInputs
@@ -133,11 +134,12 @@ def ours(rows: list[dict[str, Any]], way: str, scratch: Path) -> tuple[Any, floa
     for _ in run.trainer.run():
         pass
     seconds = time.perf_counter() - start
-    encoder: Any = run.student.model
+    student: Any = run.student
+    encoder = SentenceEncoder(student.model.float(), student.pooling)
     return lambda texts: encoded(encoder, reader(texts)), seconds
 
 
-def theirs(rows: list[dict[str, Any]], way: str, scratch: Path) -> tuple[Any, float]:
+def peer_run(rows: list[dict[str, Any]], way: str, scratch: Path) -> tuple[Any, float]:
     from datasets import Dataset
     from sentence_transformers import (
         SentenceTransformer,
