@@ -119,7 +119,7 @@ class _Tracer:
         example, shapes = _example_inputs(parts)
         names = ["input_ids", "attention_mask", "position_ids", *cache_names(parts, PAST)]
         if self.given is not None:
-            width = self.model.get_input_embeddings().weight.shape[1]  # type: ignore[union-attr]
+            width = int(self.model.get_input_embeddings().weight.shape[1])  # type: ignore[union-attr, arg-type]
             example[PREFIX], shapes[PREFIX] = torch.zeros(7, width), {0: torch.export.Dim("num_vectors")}
             names.append(PREFIX)
         traced_by = standard_operators if self.operators == "standard" else fused_operators
