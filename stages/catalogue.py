@@ -10,11 +10,9 @@ from attar.stages.compare.stage import compare
 from attar.stages.contract import Stage
 from attar.stages.evaluate.stage import evaluate
 from attar.stages.export.stage import export
-from attar.stages.finetune.condense import condense
 from attar.stages.finetune.fit_share import fit_share
 from attar.stages.finetune.stage import finetune
 from attar.stages.guidance.data.stage import guide_data
-from attar.stages.guidance.denoise import denoise
 from attar.stages.guidance.stage import guide
 from attar.stages.ingest.data import ingest_data
 from attar.stages.ingest.images.stage import ingest_images
@@ -24,6 +22,7 @@ from attar.stages.label.answer import answer
 from attar.stages.label.choose_answers import choose_answers
 from attar.stages.label.choose_teacher import choose_teacher
 from attar.stages.label.compose_tasks import compose_tasks
+from attar.stages.label.condense import condense
 from attar.stages.label.curate import curate
 from attar.stages.label.grade import grade
 from attar.stages.label.judge import judge
@@ -31,6 +30,7 @@ from attar.stages.label.learn_skills import learn_skills
 from attar.stages.label.pair_labels import label_pairs
 from attar.stages.label.record import record
 from attar.stages.label.revise import revise
+from attar.stages.label.select_images import select_images
 from attar.stages.merge.adapters import merge_adapters
 from attar.stages.merge.rejoin import rejoin
 from attar.stages.merge.stage import merge
@@ -63,6 +63,7 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
         learn_skills,
         choose_answers,
         choose_teacher,
+        select_images,
         grade,
         label_pairs,
         judge,
@@ -82,7 +83,6 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
         evaluate,
         compare,
         check_behaviour,
-        denoise,
         sample,
         register,
     )

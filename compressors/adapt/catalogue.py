@@ -9,6 +9,7 @@ from attar.compressors.adapt.lora import Lora
 from attar.compressors.adapt.prefix import SoftPrefix
 from attar.compressors.adapt.quantization_aware import QuantizationAware
 from attar.compressors.adapt.weights import FullWeights, LastBlocks
+from attar.compressors.guidance.denoiser import ScaleAdapters
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -33,6 +34,7 @@ ADAPT_METHODS: dict[str, type[AdaptMethod]] = {
     "quantization_aware": QuantizationAware,
     "prefix": SoftPrefix,
     "compressor": PrefixCompressor,
+    "guidance": ScaleAdapters,
 }
 # three names of one class: what each is
 DIFFERENCES = {

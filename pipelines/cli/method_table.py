@@ -8,10 +8,11 @@ from attar.pipelines.recipe.file import shipped_recipes
 from attar.pipelines.recipe.whole import Recipe, load_recipe
 from attar.stages.finetune.config import FinetuneConfig
 from attar.stages.finetune.objective_spec import Component, ObjectiveSpec, listed, spec_of, split_component
+from attar.stages.ingest.model import IngestModelConfig
 
 FOLDER = "methods/"
 # What every recipe has, and says nothing of a method.
-PLAIN_STAGES = ("ingest_model", "ingest_data", "prune", "scan", "merge", "finetune")
+PLAIN_STAGES = ("ingest_model", "ingest_data", "ingest_images", "prune", "scan", "merge", "finetune")
 # The node in which a method's own objective is trained.
 OWN_NODE = "student"
 
@@ -45,10 +46,10 @@ def composition(recipe: Recipe) -> str:
     return "; ".join(part for part in parts if part)
 
 
-def model_kind(recipe: Recipe) -> str:
-    """Return what kind of model a method is for, in words: that of what it trains."""
-    own = recipe.nodes[OWN_NODE]
-    return " or ".join(kind.subject.words for kind in recipe.nodes[own.inputs["model"][0]].kinds)
+def kind_of_model(recipe: Recipe) -> str:
+    """Return the kind of model that a recipe begins with, in words."""
+    first = next(node for node in recipe.nodes.values() if node.stage.name == "ingest_model")
+    return cast(IngestModelConfig, first.config).model.kind.replace("_", " ")
 
 
 def readable(test: str) -> str:

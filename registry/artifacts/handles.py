@@ -251,6 +251,7 @@ AnyGraph = OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | Image
 AnyData = DatasetArtifact | ImageDatasetArtifact
 # What is trained, folded and exported.
 Trainable = AnyModel | DenoiserArtifact
+Learned = AdapterArtifact | PrefixArtifact | CompressorArtifact  # what a training leaves
 
 # Every class above.
 KINDS: dict[str, type[Artifact]] = {kind.kind: kind for kind in Artifact.__subclasses__()}

@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from attar.compressors.adapt.catalogue import AdaptMethod
-from attar.compressors.adapt.compressor import PrefixCompressor
 from attar.compressors.adapt.lora import Lora
-from attar.compressors.adapt.prefix import SoftPrefix
 from attar.compressors.adapt.quantization_aware import QuantizationAware as QuantizationAwareMethod
 from attar.compressors.adapt.weights import FullWeights
 from attar.compressors.adapt.weights import LastBlocks as LastBlocksMethod
+from attar.compressors.guidance.denoiser import ScaleAdapters
 from attar.compressors.quantize.roundings import ROUNDINGS, BlockIntegers, Rounding
 from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.subjects import DENOISER, subject_of
 from attar.stages.artifacts.model.expert_facts import float_fraction, is_dense, refuse_float_experts
 from attar.stages.artifacts.model.folder import QuantizedBase
+from attar.stages.artifacts.prefix.learning import BeforePrompt, DemonstrationCompressor, PrefixVectors
 from attar.stages.contract import StageConfig, default_kind
 from attar.stages.runtime.method_field import MethodField
 
 # after_cut: the block before the first removed one and those behind it; what lies before is run once, not every epoch.
 AdaptedBlocks = Literal["all", "after_cut"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class BeforePrompt:
-    """Vectors that stand before each prompt. `num_sets`: sets of demonstrations a data set; `text_fraction`: of plain text, what they stand for."""
-
-    num_vectors: int
-    num_sets: int
-    text_fraction: float = 0.0
 
 
 class LowRank(StageConfig):
@@ -172,68 +163,34 @@ class QuantizationAware(StageConfig):
         return self
 
 
-class PrefixVectors(StageConfig):
-    """Vectors that stand before every prompt in place of the demonstrations that the teacher reads. The model stays as it is."""
+class Guidance(StageConfig):
+    """Adapters beside the attentions of a denoiser, which learn in one pass what guidance says in two. The base stays as it is."""
 
-    kind: Literal["prefix"]
-    """The vectors themselves learn: of the first data set's demonstrations, and no others."""
+    kind: Literal["guidance"] = "guidance"
+    """Guidance adapters learn, by the loss guided_distance. https://arxiv.org/abs/2503.07274"""
 
-    num_vectors: int = Field(default=16, ge=1, le=4096)
-    """How many: what the prompt grows by, in tokens."""
+    adapter: Literal["cross", "offset"] = "cross"
+    """cross: attention over scale, timestep and class; offset: a vector of them."""
 
+    rank: int = Field(default=32, ge=2)
+    """Width inside an adapter."""
+
+    is_base_at_one: bool = False
+    """Multiply the adapters' output by w - 1, so that scale 1 is the base exactly. False: the published form."""
+
+    blocks: ClassVar[AdaptedBlocks] = "all"
     trains_base: ClassVar[bool] = False
-    blocks: ClassVar[Literal["all"]] = "all"
+    before_prompt: ClassVar[BeforePrompt | None] = None
     quantized_base: ClassVar[QuantizedBase] = "none"
-    rank: ClassVar[int] = 0
     expert_rank: ClassVar[int] = 0
 
     @property
-    def before_prompt(self) -> BeforePrompt:
-        """What stands before each prompt."""
-        return BeforePrompt(num_vectors=self.num_vectors, num_sets=1)
-
-    @property
     def method(self) -> AdaptMethod:
-        """The method that makes weights trainable."""
-        return SoftPrefix(num_vectors=self.num_vectors)
+        """What the adapters are."""
+        return ScaleAdapters(adapter=self.adapter, rank=self.rank, is_base_at_one=self.is_base_at_one)
 
 
-class DemonstrationCompressor(StageConfig):
-    """The model's first blocks, copied, with learned queries, make vectors of demonstrations, seen or not. The model stays as it is."""
-
-    kind: Literal["compressor"]
-    """The compressor learns; stage `condense` makes vectors with it."""
-
-    num_vectors: int = Field(default=16, ge=1, le=4096)
-    """Vectors that it makes of a set of demonstrations, whatever their length: its queries."""
-
-    num_blocks: int = Field(default=6, ge=1)
-    """Blocks that it is made of, fewer than the model has."""
-
-    num_sets: int = Field(default=8, ge=1)
-    """Sets of demonstrations of each data set, shown in turn."""
-
-    text_fraction: float = Field(default=0.8, gt=0.0, lt=1.0)
-    """Of plain text, which comes first in the paper: the share of each piece that is compressed; the rest is learned behind it."""
-
-    trains_base: ClassVar[bool] = False
-    blocks: ClassVar[Literal["all"]] = "all"
-    quantized_base: ClassVar[QuantizedBase] = "none"
-    rank: ClassVar[int] = 0
-    expert_rank: ClassVar[int] = 0
-
-    @property
-    def before_prompt(self) -> BeforePrompt:
-        """What stands before each prompt."""
-        return BeforePrompt(num_vectors=self.num_vectors, num_sets=self.num_sets, text_fraction=self.text_fraction)
-
-    @property
-    def method(self) -> AdaptMethod:
-        """The method that makes weights trainable."""
-        return PrefixCompressor(num_vectors=self.num_vectors, num_blocks=self.num_blocks)
-
-
-AdaptKind = LowRank | AllWeights | LastBlocks | QuantizationAware | PrefixVectors | DemonstrationCompressor
+AdaptKind = LowRank | AllWeights | LastBlocks | QuantizationAware | Guidance | PrefixVectors | DemonstrationCompressor
 Adapt = Annotated[AdaptKind, Field(discriminator="kind"), default_kind("lora")]
 
 
@@ -244,6 +201,11 @@ def learned_by(adapt: AdaptKind) -> tuple[AdaptMethod, BeforePrompt | None]:
 
 def check_adapt(adapt: AdaptKind, model: Facts) -> None:
     """Raise ValueError for what the model's facts, where they are known, say cannot be adapted so."""
+    if adapt.kind == "guidance" and model and subject_of(model) is not DENOISER:
+        raise ValueError(
+            f"adapt.kind is 'guidance', which is for denoisers, and the model is {subject_of(model).words}; accepted: lora, full and others, "
+            "or the stage guide"
+        )
     if adapt.blocks == "after_cut" and model and not model.get("removed_blocks", "unknown"):
         raise ValueError("adapt.blocks is 'after_cut', but no block of the model was removed")
     if adapt.quantized_base != "none":

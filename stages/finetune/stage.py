@@ -20,13 +20,7 @@ from attar.compressors.models.adapted import plain_model
 from attar.compressors.models.sharded import shard_blocks
 from attar.compressors.models.trained_weights import WeightAverage, trained_weights
 from attar.registry.artifacts.facts import Facts
-from attar.registry.artifacts.handles import (
-    AdapterArtifact,
-    Artifact,
-    CompressorArtifact,
-    PrefixArtifact,
-    Trainable,
-)
+from attar.registry.artifacts.handles import AdapterArtifact, Learned, Trainable
 from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES, subject_of
 from attar.stages.artifacts.mixed_subjects import refuse_mixed
 from attar.stages.artifacts.model.folder import load_base, load_tokenizer
@@ -34,19 +28,21 @@ from attar.stages.contract import Forecast, check_covers, check_vocabulary, stag
 from attar.stages.finetune.adapt_config import check_adapt
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, check_inputs
 from attar.stages.finetune.distillation_config import check_record, check_start, uses_teacher
+from attar.stages.finetune.kept_weights import save_adapter, write_trained
 from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.sentence_scores import with_scores
 from attar.stages.finetune.subjects.checks import check_subject
 from attar.stages.finetune.subjects.classifier import build_classifier_run, check_same_classes, reads_grades
 from attar.stages.finetune.subjects.denoiser import build_denoiser_run
 from attar.stages.finetune.subjects.encoder import build_encoder_run
+from attar.stages.finetune.subjects.guided_denoiser import guidance_facts, write_guidance
 from attar.stages.finetune.subjects.images import build_image_run
 from attar.stages.finetune.subjects.passes import can_pack, vocabulary_sample
-from attar.stages.finetune.subjects.vectors import behind_vectors, check_given, save_vectors
+from attar.stages.finetune.subjects.vectors import MAKES, behind_vectors, check_given, save_vectors
 from attar.stages.finetune.teacher_config import policy_of, reads_record
 from attar.stages.finetune.teaching import build_rollouts, build_teacher_sources, with_hints
 from attar.stages.finetune.training_rows import Mixture, TrainingRows, with_prefix, with_teacher_states
-from attar.stages.finetune.training_run import TrainingRun, save_adapter
+from attar.stages.finetune.training_run import TrainingRun
 from attar.stages.finetune.training_work import learned_facts, training_flops
 from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.process_group import run_in_group
@@ -55,8 +51,6 @@ from attar.stages.runtime.progress import note
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# What is made where it is no adapter, by the kind of what learns.
-MAKES: dict[str, type[Artifact]] = {"prefix": PrefixArtifact, "compressor": CompressorArtifact}
 # How the training of models of another subject than causal text is put together.
 BUILDS = {
     ENCODER: build_encoder_run,
@@ -64,6 +58,8 @@ BUILDS = {
     IMAGES: build_image_run,
     DENOISER: build_denoiser_run,
 }
+# What writes adapters that PEFT does not know, by the kind of `adapt`.
+WRITES = {"guidance": write_guidance}
 
 
 def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -92,8 +88,9 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     check_adapt(config.adapt, model)
     for start in inputs.get("start", ()):
         check_start(config.adapt.kind, model, start)
+    guided = guidance_facts(objectives) if config.adapt.kind == "guidance" else {}
     return Forecast(
-        learned_facts(config.adapt, model),
+        {**learned_facts(config.adapt, model), **guided},
         num_flops=training_flops(
             config.schedule,
             config.heldout.every,
@@ -116,9 +113,7 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     output=lambda config, kind: MAKES.get(config.adapt.kind, AdapterArtifact),
     check=check_given,
 )
-def finetune(
-    config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path
-) -> AdapterArtifact | PrefixArtifact | CompressorArtifact:
+def finetune(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> Learned:
     """Train on the student what the method makes trainable, keeping the best state seen on the held-out rows.
 
     Adapters or the base's own weights; of a frozen base vectors that stand before the prompt, or a compressor that makes them.
@@ -131,7 +126,8 @@ def finetune(
     run = _trained(plan, inputs, workdir)
     if plan.adaptation.before_prompt is not None:
         return save_vectors(run, plan.adaptation, plan.teaching.context, inputs, workdir / "content")
-    return save_adapter(run, plan.adaptation, inputs.model, workdir / "content")
+    write = WRITES.get(plan.adaptation.kind, write_trained)
+    return save_adapter(run, plan.adaptation, inputs.model, workdir / "content", write)
 
 
 def _trained(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> TrainingRun:

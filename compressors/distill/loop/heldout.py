@@ -51,15 +51,6 @@ def evaluate_heldout(trainer: Trainer, examples: Sequence[LearnedExample]) -> He
     return HeldoutLosses({name: means[name] for name in now.objectives if name in means}, measured_sum(means, shares))
 
 
-def is_plain(trainer: Trainer) -> bool:
-    """Say whether evaluations are compared by the very objectives that are learned, with their weights."""
-    measure, learned = trainer.measure, trainer.reduction
-    return measure is None or (
-        not learned.schedules
-        and all(learned.objectives[name] == objective for name, objective in measure.objectives.items())
-    )
-
-
 @torch.no_grad()
 def packing_matches(student: Student, examples: Sequence[Example], tolerance: float) -> bool:
     """Say whether packing these examples gives the same logits as running each alone: some families attend across them."""

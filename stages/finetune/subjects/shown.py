@@ -12,13 +12,10 @@ from attar.compressors.distill.teachers.contexts import ContextParts, Demonstrat
 from attar.compressors.models.adapted import SoftTokens
 from attar.stages.artifacts.dataset.prompts import wording_of
 from attar.stages.artifacts.dataset.rows import Row
-from attar.stages.artifacts.model.safe_folder import read_object
-from attar.stages.finetune.adapt_config import BeforePrompt
+from attar.stages.artifacts.prefix.demonstrations import context_length, shown_in_turn
+from attar.stages.artifacts.prefix.learning import BeforePrompt
 from attar.stages.finetune.training_rows import TrainingRows
 from attar.stages.runtime.progress import note
-
-# What configs call the longest text that a model reads.
-LONGEST = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
 @dataclass(frozen=True)
@@ -60,12 +57,6 @@ class Demonstrated:
             raise ValueError(
                 f"adapt.num_vectors is {num_vectors}: with them a row has {longest} tokens, and the model reads {limit}; accepted: fewer"
             )
-
-
-def context_length(folder: Path) -> int:
-    """Return the most tokens that a model's config says it reads; 0 where it says nothing."""
-    config = read_object(folder / "config.json")
-    return next((int(config[name]) for name in LONGEST if config.get(name)), 0)
 
 
 def demonstrated(rows: TrainingRows, before: BeforePrompt, context: Demonstrations, tokenizer: Any) -> Demonstrated:
@@ -167,12 +158,3 @@ class _Builder:
             return None
         self.shown_ids.append(ids[:cut])
         return replace(example, prompt_ids=[], answer_ids=ids[cut:], hinted_ids=ids[:cut]), len(self.shown_ids) - 1
-
-
-def shown_in_turn(rows: Sequence[Row], num_shown: int, num_sets: int) -> list[Shown]:
-    """Return at most so many sets of demonstrations, of the first rows in their order; none of too few rows."""
-    firsts = range(0, len(rows) - num_shown + 1, num_shown)[:num_sets]
-    return [
-        Shown(tuple(row.id for row in some), tuple((row.question, row.answer) for row in some))
-        for some in (rows[first : first + num_shown] for first in firsts)
-    ]

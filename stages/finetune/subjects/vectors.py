@@ -12,7 +12,7 @@ from attar.compressors.distill.teachers.contexts import ContextBuilder, Demonstr
 from attar.compressors.distill.teachers.student import Student
 from attar.compressors.models.adapted import SoftTokens, plain_model, soft_tokens
 from attar.compressors.models.trained_weights import set_weights
-from attar.registry.artifacts.handles import CompressorArtifact, ModelArtifact, PrefixArtifact
+from attar.registry.artifacts.handles import Artifact, CompressorArtifact, ModelArtifact, PrefixArtifact
 from attar.registry.artifacts.kinds.prefix_facts import CompressorFacts, PrefixFacts
 from attar.stages.artifacts.dataset.prompts import wording_of
 from attar.stages.artifacts.model.folder import load_tokenizer
@@ -22,13 +22,17 @@ from attar.stages.artifacts.prefix.folder import (
     write_compressor,
     write_prefix,
 )
-from attar.stages.finetune.adapt_config import BeforePrompt
+from attar.stages.artifacts.prefix.learning import BeforePrompt
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
+from attar.stages.finetune.kept_weights import tell_best
 from attar.stages.finetune.plan import Adaptation
 from attar.stages.finetune.subjects.shown import demonstrated
 from attar.stages.finetune.training_rows import TrainingRows
-from attar.stages.finetune.training_run import TrainingRun, tell_best
+from attar.stages.finetune.training_run import TrainingRun
 from attar.stages.runtime.progress import note
+
+# What is made where it is no adapter, by the kind of what learns.
+MAKES: dict[str, type[Artifact]] = {"prefix": PrefixArtifact, "compressor": CompressorArtifact}
 
 
 def check_given(config: FinetuneConfig, inputs: FinetuneInputs) -> None:

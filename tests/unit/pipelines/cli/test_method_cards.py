@@ -43,15 +43,15 @@ def test_composition_names_components_sources_and_rollout() -> None:
 def test_methods_are_listed_and_low_rank_ones_say_what_differs() -> None:
     rows = list_methods()
     assert [row["method"] for row in rows if row["catalogue"] == "preset"] == METHODS
-    kinds = {row["method"]: row["model"] for row in rows}
-    assert (
-        kinds["methods/mend"] == "a causal language model"
-        and kinds["methods/lelp"] == "a classifier"
-        and not kinds["lora"]
-    )
     low_rank = {row["method"]: row["what"] for row in rows if row["catalogue"] == "adapt method"}
     lines = [low_rank[name] for name in ("lora", "rslora", "dora")]
     assert len(set(lines)) == 3 and all(lines)
+
+
+def test_methods_of_images_are_listed_with_their_kind_of_model() -> None:
+    kinds = {row["method"]: row["model"] for row in list_methods()}
+    assert {kinds[f"methods/{name}"] for name in ("sla", "mdcs", "ssld", "lsskd")} == {"image classifier"}
+    assert (kinds["methods/gkd"], kinds["label_augmentation"], kinds["slerp"]) == ("causal", "image classifier", "")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from attar.registry.artifacts.kinds.prefix_facts import PrefixFacts
 from attar.stages.artifacts.dataset.prompts import wording_of
 from attar.stages.artifacts.dataset.rows import read_rows, split_rows
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
+from attar.stages.artifacts.prefix.demonstrations import context_length, shown_in_turn
 from attar.stages.artifacts.prefix.folder import (
     load_compressor,
     read_context,
@@ -26,7 +27,6 @@ from attar.stages.artifacts.prefix.folder import (
     write_prefix,
 )
 from attar.stages.contract import Forecast, StageConfig, stage
-from attar.stages.finetune.subjects.shown import context_length, shown_in_turn
 from attar.stages.runtime.device import Precision, pick_device, pick_dtype
 from attar.stages.runtime.progress import metric, note
 
