@@ -444,6 +444,7 @@ class Stages:
         model: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | DenoiserArtifact | Source,
         data: DatasetArtifact | ImageDatasetArtifact | Source | Sequence[DatasetArtifact | ImageDatasetArtifact | Source],
         teacher: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | DenoiserArtifact | Source | None = None,
+        teachers: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | DenoiserArtifact | Source | Sequence[ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | DenoiserArtifact | Source] = (),
         anchor: ModelArtifact | Source | None = None,
         fitted: FittedArtifact | Source | None = None,
         start: CompressorArtifact | Source | None = None,

@@ -28,7 +28,7 @@ def composition(recipe: Recipe) -> str:
     parts = [", ".join(f"`{name}`" for name in stages if name not in PLAIN_STAGES)]
     assert recipe.nodes[OWN_NODE].stage.name == "finetune", "a method trains"
     own = cast(FinetuneConfig, recipe.nodes[OWN_NODE].config)
-    parts += [f"adapt {own.adapt.kind}"] if own.adapt.before_prompt is not None else []
+    parts += [f"adapt {own.adapt.kind}"] if own.adapt.stands_before else []
     parts.append(" + ".join(_objective(name, entry) for name, entry in own.objectives.items()))
     spelt = own.model_dump(include={"teacher", "past", "anchor", "rollout"})
     teacher = spelt["teacher"]
@@ -41,6 +41,8 @@ def composition(recipe: Recipe) -> str:
     parts += [f"{name} {kind}" for name, kind in kinds.items() if kind not in ("auto", "none")]
     if "teacher" in recipe.nodes[OWN_NODE].inputs:
         parts.append("teacher input")
+    if own.adapt.exits:
+        parts.append(f"exits after {', '.join(map(str, own.adapt.exits))} blocks")
     if spelt["rollout"]["kind"] != "data":
         parts.append(f"rollout {spelt['rollout']['kind']}")
     return "; ".join(part for part in parts if part)

@@ -7,15 +7,15 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from attar.compressors.adapt.catalogue import AdaptMethod
+from attar.compressors.adapt.compressor import PrefixCompressor
 from attar.compressors.adapt.lora import Lora
+from attar.compressors.adapt.prefix import SoftPrefix
 from attar.compressors.adapt.quantization_aware import QuantizationAware as QuantizationAwareMethod
 from attar.compressors.adapt.weights import FullWeights
 from attar.compressors.adapt.weights import LastBlocks as LastBlocksMethod
 from attar.compressors.guidance.denoiser import ScaleAdapters
 from attar.compressors.quantize.roundings import ROUNDINGS, BlockIntegers, Rounding
-from attar.registry.artifacts.facts import Facts
-from attar.registry.artifacts.subjects import DENOISER, subject_of
-from attar.stages.artifacts.model.expert_facts import float_fraction, is_dense, refuse_float_experts
+from attar.stages.artifacts.encoder.exits import Exits
 from attar.stages.artifacts.model.folder import QuantizedBase
 from attar.stages.artifacts.prefix.learning import BeforePrompt, DemonstrationCompressor, PrefixVectors
 from attar.stages.contract import StageConfig, default_kind
@@ -53,7 +53,8 @@ class LowRank(StageConfig):
     """Hold the frozen base in 4 bits (nf4) or 8 (int8) with bitsandbytes. https://arxiv.org/abs/2305.14314"""
 
     trains_base: ClassVar[bool] = False
-    before_prompt: ClassVar[BeforePrompt | None] = None
+    stands_before: ClassVar[bool] = False
+    exits: ClassVar[tuple[int, ...]] = ()
 
     @model_validator(mode="after")
     def _experts_take_plain_pairs(self) -> LowRank:
@@ -87,8 +88,12 @@ class AllWeights(StageConfig):
     blocks: AdaptedBlocks = "all"
     """after_cut: only the block before the first removed one and those behind it learn; what lies before is run once, not every epoch."""
 
+    exits: Exits = ()
+    """Of an encoder: after how many blocks its vector is learned, such as [2, 4, 6], each exit by every objective with weight i / N of N
+    blocks; the last is N. Empty: after the last block alone."""
+
     trains_base: ClassVar[bool] = True
-    before_prompt: ClassVar[BeforePrompt | None] = None
+    stands_before: ClassVar[bool] = False
     quantized_base: ClassVar[QuantizedBase] = "none"
     rank: ClassVar[int] = 0
     expert_rank: ClassVar[int] = 0
@@ -112,8 +117,9 @@ class LastBlocks(StageConfig):
     """after_cut: of them only those from the block before the first removed one on."""
 
     trains_base: ClassVar[bool] = True
-    before_prompt: ClassVar[BeforePrompt | None] = None
+    stands_before: ClassVar[bool] = False
     quantized_base: ClassVar[QuantizedBase] = "none"
+    exits: ClassVar[tuple[int, ...]] = ()
     rank: ClassVar[int] = 0
     expert_rank: ClassVar[int] = 0
 
@@ -142,8 +148,9 @@ class QuantizationAware(StageConfig):
     """after_cut: the blocks before the cut are rounded and stay."""
 
     trains_base: ClassVar[bool] = True
-    before_prompt: ClassVar[BeforePrompt | None] = None
+    stands_before: ClassVar[bool] = False
     quantized_base: ClassVar[QuantizedBase] = "none"
+    exits: ClassVar[tuple[int, ...]] = ()
     rank: ClassVar[int] = 0
     expert_rank: ClassVar[int] = 0
 
@@ -180,7 +187,8 @@ class Guidance(StageConfig):
 
     blocks: ClassVar[AdaptedBlocks] = "all"
     trains_base: ClassVar[bool] = False
-    before_prompt: ClassVar[BeforePrompt | None] = None
+    stands_before: ClassVar[bool] = False
+    exits: ClassVar[tuple[int, ...]] = ()
     quantized_base: ClassVar[QuantizedBase] = "none"
     expert_rank: ClassVar[int] = 0
 
@@ -196,24 +204,10 @@ Adapt = Annotated[AdaptKind, Field(discriminator="kind"), default_kind("lora")]
 
 def learned_by(adapt: AdaptKind) -> tuple[AdaptMethod, BeforePrompt | None]:
     """Return the method that makes weights trainable, and the vectors that it puts before prompts."""
-    return adapt.method, adapt.before_prompt
-
-
-def check_adapt(adapt: AdaptKind, model: Facts) -> None:
-    """Raise ValueError for what the model's facts, where they are known, say cannot be adapted so."""
-    if adapt.kind == "guidance" and model and subject_of(model) is not DENOISER:
-        raise ValueError(
-            f"adapt.kind is 'guidance', which is for denoisers, and the model is {subject_of(model).words}; accepted: lora, full and others, "
-            "or the stage guide"
-        )
-    if adapt.blocks == "after_cut" and model and not model.get("removed_blocks", "unknown"):
-        raise ValueError("adapt.blocks is 'after_cut', but no block of the model was removed")
-    if adapt.quantized_base != "none":
-        refuse_float_experts(float_fraction(model), "adapt.quantized_base", adapt.quantized_base)
-    has = int(model.get("num_blocks", 0))
-    if adapt.kind == "compressor" and 0 < has <= adapt.num_blocks:
-        raise ValueError(
-            f"adapt.num_blocks is {adapt.num_blocks}, but the model has {has} blocks; accepted: 1 to {has - 1}"
-        )
-    if adapt.expert_rank and is_dense(model):
-        raise ValueError(f"adapt.expert_rank is {adapt.expert_rank}, but the model has no experts; accepted: 0")
+    if adapt.kind == "prefix":
+        return SoftPrefix(num_vectors=adapt.num_vectors), BeforePrompt(num_vectors=adapt.num_vectors, num_sets=1)
+    if adapt.kind == "compressor":
+        method = PrefixCompressor(num_vectors=adapt.num_vectors, num_blocks=adapt.num_blocks)
+        shown = {"num_sets": adapt.num_sets, "text_fraction": adapt.text_fraction}
+        return method, BeforePrompt(num_vectors=adapt.num_vectors, **shown)  # type: ignore[arg-type]
+    return adapt.method, None

@@ -8,6 +8,9 @@ from attar.compressors.distill.examples.rollouts import RolloutPolicy
 from attar.compressors.distill.losses.objective import Objective
 from attar.compressors.distill.teachers.contexts import ContextBuilder
 from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.subjects import DENOISER, subject_of
+from attar.stages.artifacts.encoder.exits import check_exits
+from attar.stages.artifacts.model.expert_facts import float_fraction, is_dense, refuse_float_experts
 from attar.stages.finetune.adapt_config import AdaptKind
 
 
@@ -194,3 +197,24 @@ def check_shards(
                 f"compute.num_shards is {num_shards}, but there is {what}; accepted with shards: adapt.kind lora, rslora, dora or full over "
                 "all blocks, given answers, a teacher that is another model or recorded, stop_on 'loss'"
             )
+
+
+def check_adapt(adapt: AdaptKind, model: Facts) -> None:
+    """Raise ValueError for what the model's facts, where they are known, say cannot be adapted so."""
+    if adapt.kind == "guidance" and model and subject_of(model) is not DENOISER:
+        raise ValueError(
+            f"adapt.kind is 'guidance', which is for denoisers, and the model is {subject_of(model).words}; accepted: lora, full and others, "
+            "or the stage guide"
+        )
+    if adapt.blocks == "after_cut" and model and not model.get("removed_blocks", "unknown"):
+        raise ValueError("adapt.blocks is 'after_cut', but no block of the model was removed")
+    if adapt.quantized_base != "none":
+        refuse_float_experts(float_fraction(model), "adapt.quantized_base", adapt.quantized_base)
+    has = int(model.get("num_blocks", 0))
+    if adapt.kind == "compressor" and 0 < has <= adapt.num_blocks:
+        raise ValueError(
+            f"adapt.num_blocks is {adapt.num_blocks}, but the model has {has} blocks; accepted: 1 to {has - 1}"
+        )
+    if adapt.expert_rank and is_dense(model):
+        raise ValueError(f"adapt.expert_rank is {adapt.expert_rank}, but the model has no experts; accepted: 0")
+    check_exits(adapt.exits, model, "adapt.exits")

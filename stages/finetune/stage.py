@@ -25,14 +25,13 @@ from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMA
 from attar.stages.artifacts.mixed_subjects import refuse_mixed
 from attar.stages.artifacts.model.folder import load_base, load_tokenizer
 from attar.stages.contract import Forecast, check_covers, check_vocabulary, stage
-from attar.stages.finetune.adapt_config import check_adapt
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, check_inputs
-from attar.stages.finetune.distillation_config import check_record, check_start, uses_teacher
+from attar.stages.finetune.distillation_config import check_adapt, check_record, check_start, uses_teacher
 from attar.stages.finetune.kept_weights import save_adapter, write_trained
 from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.sentence_scores import with_scores
-from attar.stages.finetune.subjects.checks import check_subject
-from attar.stages.finetune.subjects.classifier import build_classifier_run, check_same_classes, reads_grades
+from attar.stages.finetune.subjects.checks import check_same_classes, check_subject
+from attar.stages.finetune.subjects.classifier import build_classifier_run, reads_grades
 from attar.stages.finetune.subjects.denoiser import build_denoiser_run
 from attar.stages.finetune.subjects.encoder import build_encoder_run
 from attar.stages.finetune.subjects.guided_denoiser import guidance_facts, write_guidance
@@ -64,7 +63,7 @@ WRITES = {"guidance": write_guidance}
 
 def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     model, data = inputs["model"][0], inputs["data"]
-    teacher = inputs.get("teacher", ())
+    teacher, teachers = inputs.get("teacher", ()), inputs.get("teachers", ())
     if config.rows.shares and len(config.rows.shares) != len(data):
         raise ValueError(f"shares has {len(config.rows.shares)} numbers for {len(data)} inputs of data")
     check_inputs(
@@ -72,13 +71,14 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         has_teacher=bool(teacher),
         has_anchor=bool(inputs.get("anchor")),
         has_fitted=bool(inputs.get("fitted")),
+        num_pooled=len(teachers),
     )
     objectives = config.reduction.objectives
-    check_subject(config, model, data, teacher)
+    check_subject(config, model, data, (*teacher, *teachers))
     is_recorded = reads_record(config.teacher.record, bool(teacher)) and not reads_grades(config, model)
     if is_recorded and uses_teacher(objectives, policy_of(config.rollout)):
         check_record(objectives, data, config.teacher.context)
-    refuse_mixed(model, {"teacher": teacher, "anchor": inputs.get("anchor", ())})
+    refuse_mixed(model, {"teacher": teacher, "teachers": teachers, "anchor": inputs.get("anchor", ())})
     check_same_classes(model, teacher)
     for who, others in (("teacher", teacher), ("anchor", inputs.get("anchor", ()))):
         for other in others:  # one with more tokens speaks over those of the model
@@ -96,7 +96,7 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
             config.heldout.every,
             model,
             data,
-            live=[*teacher, *inputs.get("anchor", ())],
+            live=[*teacher, *teachers, *inputs.get("anchor", ())],
             is_frozen=not config.adapt.trains_base,
             is_rolled_out=policy_of(config.rollout) is not None,
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from attar.compressors.distill.examples.learned import LearnedExample
+from attar.compressors.distill.loop.fixed_measure import is_learned
 from attar.compressors.distill.loop.heldout import evaluate_heldout
 from attar.compressors.distill.loop.trainer import NotFiniteError, StepRecord, Trainer
 from attar.compressors.models.sharded import gather_trained
@@ -126,7 +127,7 @@ class TrainingRun:
                     f"nothing to judge by, as {why}: patience is {self.heldout.patience}, but training goes to its last step, whose "
                     f"weights are kept{cure}"
                 )
-        elif not is_plain(self.trainer):
+        elif not is_learned(self.trainer.measure, self.trainer.reduction):
             note(
                 f"the objective changes while it is learned: evaluations are compared by {MEASURE}, its last form toward what does not move"
             )
@@ -164,7 +165,7 @@ class TrainingRun:
         self._refuse_no_numbers(evaluation.losses, step)
         for name, loss in evaluation.losses.items():
             self._record(Metric(f"heldout_{name}_nats", loss, step))
-        if evaluation.measure is not None and not is_plain(self.trainer):
+        if evaluation.measure is not None and not is_learned(self.trainer.measure, self.trainer.reduction):
             self._record(Metric(MEASURE, evaluation.measure, step))
         score = [] if evaluation.measure is None else [evaluation.measure]
         if self.heldout.stop_on == "quality":
@@ -202,12 +203,3 @@ class TrainingRun:
         }
         self.saved_steps.write(state, self.trainer.step)
         self._saved_at = time.monotonic()
-
-
-def is_plain(trainer: Trainer) -> bool:
-    """Say whether evaluations are compared by the very objectives that are learned, with their weights."""
-    measure, learned = trainer.measure, trainer.reduction
-    return measure is None or (
-        not learned.schedules
-        and all(learned.objectives[name] == objective for name, objective in measure.objectives.items())
-    )

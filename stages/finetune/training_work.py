@@ -7,7 +7,7 @@ from typing import Any
 
 from attar.registry.artifacts.facts import Facts
 from attar.stages.artifacts.work_forecast import FORWARD, TOKENS_PER_ROW, num_rows_of, parameters_of
-from attar.stages.finetune.adapt_config import AdaptKind
+from attar.stages.finetune.adapt_config import AdaptKind, learned_by
 from attar.stages.finetune.schedule_config import ScheduleConfig
 
 
@@ -46,8 +46,9 @@ def training_flops(
 def learned_facts(adapt: AdaptKind, model: Facts) -> dict[str, Any]:
     """Return the facts of what will have been learned. Of vectors before the prompt how many and how wide they are."""
     facts: dict[str, Any] = {"vocab_size": model["vocab_size"]} if "vocab_size" in model else {}
-    if adapt.before_prompt is not None:
+    _, before = learned_by(adapt)
+    if before is not None:
         width = {"hidden_size": model["hidden_size"]} if "hidden_size" in model else {}
-        return {**facts, **width, "num_vectors": adapt.before_prompt.num_vectors}
-    experts = {"expert_rank": adapt.expert_rank} if adapt.expert_rank else {}
-    return {"method": adapt.kind, **experts, **facts}
+        return {**facts, **width, "num_vectors": before.num_vectors}
+    known = {"expert_rank": adapt.expert_rank, "exits": adapt.exits}
+    return {"method": adapt.kind, **{name: value for name, value in known.items() if value}, **facts}

@@ -7,9 +7,6 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from attar.compressors.adapt.catalogue import AdaptMethod
-from attar.compressors.adapt.compressor import PrefixCompressor
-from attar.compressors.adapt.prefix import SoftPrefix
 from attar.stages.artifacts.model.folder import QuantizedBase
 from attar.stages.contract import StageConfig
 
@@ -32,21 +29,13 @@ class PrefixVectors(StageConfig):
     num_vectors: int = Field(default=16, ge=1, le=4096)
     """How many: what the prompt grows by, in tokens."""
 
+    stands_before: ClassVar[bool] = True
     trains_base: ClassVar[bool] = False
+    exits: ClassVar[tuple[int, ...]] = ()
     blocks: ClassVar[Literal["all"]] = "all"
     quantized_base: ClassVar[QuantizedBase] = "none"
     rank: ClassVar[int] = 0
     expert_rank: ClassVar[int] = 0
-
-    @property
-    def before_prompt(self) -> BeforePrompt:
-        """What stands before each prompt."""
-        return BeforePrompt(num_vectors=self.num_vectors, num_sets=1)
-
-    @property
-    def method(self) -> AdaptMethod:
-        """The method that makes weights trainable."""
-        return SoftPrefix(num_vectors=self.num_vectors)
 
 
 class DemonstrationCompressor(StageConfig):
@@ -67,18 +56,10 @@ class DemonstrationCompressor(StageConfig):
     text_fraction: float = Field(default=0.8, gt=0.0, lt=1.0)
     """Of plain text, which comes first in the paper: the share of each piece that is compressed; the rest is learned behind it."""
 
+    stands_before: ClassVar[bool] = True
     trains_base: ClassVar[bool] = False
+    exits: ClassVar[tuple[int, ...]] = ()
     blocks: ClassVar[Literal["all"]] = "all"
     quantized_base: ClassVar[QuantizedBase] = "none"
     rank: ClassVar[int] = 0
     expert_rank: ClassVar[int] = 0
-
-    @property
-    def before_prompt(self) -> BeforePrompt:
-        """What stands before each prompt."""
-        return BeforePrompt(num_vectors=self.num_vectors, num_sets=self.num_sets, text_fraction=self.text_fraction)
-
-    @property
-    def method(self) -> AdaptMethod:
-        """The method that makes weights trainable."""
-        return PrefixCompressor(num_vectors=self.num_vectors, num_blocks=self.num_blocks)

@@ -23,6 +23,7 @@ from attar.stages.artifacts.prefix.folder import (
     write_prefix,
 )
 from attar.stages.artifacts.prefix.learning import BeforePrompt
+from attar.stages.finetune.adapt_config import learned_by
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.kept_weights import tell_best
 from attar.stages.finetune.plan import Adaptation
@@ -39,7 +40,7 @@ def check_given(config: FinetuneConfig, inputs: FinetuneInputs) -> None:
     """Raise ValueError for demonstrations longer than the model reads, and for a compressor of another model to begin with."""
     if inputs.start is not None:
         refuse_other_model(inputs.start, inputs.model)
-    before = config.adapt.before_prompt
+    _, before = learned_by(config.adapt)
     if before is None:
         return
     tokenizer, learned = load_tokenizer(inputs.model.path), config.rows

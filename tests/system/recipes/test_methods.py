@@ -17,6 +17,7 @@ from attar.registry.artifacts.handles import Artifact
 from attar.registry.artifacts.store import Store
 from attar.stages.finetune.training_run import MEASURE
 from tests.system.node_by_node import run_nodes
+from tests.system.recipes.encoder_smokes import EXITS, POOL, SMALL_ENCODER, encoder_quick
 from tests.system.recipes.image_smokes import IMAGE_SMOKES
 from tests.system.tiny_models import NUM_CHOOSE, NUM_HELDOUT, NUM_QUESTIONS
 
@@ -72,17 +73,6 @@ def short(node: str, num_samples: int, **more: Any) -> dict[str, Any]:
     return {f"{node}.config.{name}": value for name, value in config.items()}
 
 
-def encoder_quick(node: str, num_epochs: int) -> dict[str, Any]:
-    """A training of a tiny encoder, whose blocks learn whole."""
-    schedule = {"num_epochs": num_epochs, "learning_rate": 3e-3, "tokens_per_step": 512}
-    return {
-        f"{node}.config.schedule": schedule,
-        f"{node}.config.heldout.every": 4,
-        f"{node}.config.compute": {"tokens_per_micro_batch": 1024, "precision": "float32"},
-    }
-
-
-SMALL_ENCODER = "random:bert?num_blocks=2&hidden_size=32"
 CUT = {"pruned.config.blocks": [2]}
 SMOKES = {
     "ps-kd": Smoke({"ps_kd": 1.0}, changes={**CUT, **quick()}),
@@ -208,6 +198,10 @@ SMOKES = {
             "condensed_scores.config.max_new_tokens": 4,
         },
     ),
+    "hierarchical-self-distillation": Smoke(
+        {f"pair_contrast_exit_{depth}": depth / 3 for depth in (1, 2, 3)}, share=0.95, changes=EXITS, until="scores"
+    ),
+    "distill-weighted": Smoke({"labels": 0.5, "forward_kl_teacher_1": 0.5}, share=0.92, changes=POOL),
     **{name: Smoke(**smoke) for name, smoke in IMAGE_SMOKES.items()},
     "cross-tokenizer-alm": Smoke({"alm": 1.0}, changes=quick(learning_rate=0.003)),
     "anchored-decoding": Smoke(
