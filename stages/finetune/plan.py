@@ -212,13 +212,12 @@ def checkpoints_of(config: CheckpointConfig) -> Checkpoints:
 
 def adaptation_of(adapt: AdaptKind, facts: AnyModelFacts) -> Adaptation:
     """Return what learns. Raises ValueError under after_cut when the model's record does not say where it was cut."""
-    first_block = 0 if adapt.blocks == "all" else first_block_after_cut(facts)
     method, before_prompt = learned_by(adapt)
     return Adaptation(
         **{name: getattr(adapt, name) for name in ("kind", "rank", "expert_rank", "quantized_base", "exits")},
         freeze=tuple(getattr(adapt, "freeze", ())),  # of weights that learn whole
         method=method,
-        first_block=first_block,
+        first_block=0 if adapt.blocks == "all" else first_block_after_cut(facts),
         before_prompt=before_prompt,
     )
 
