@@ -19,15 +19,17 @@ from attar.compressors.distill.teachers.teacher_sources import OtherModel, Stude
 from attar.compressors.images.classifier import ImageClassifier, logits_of
 from attar.compressors.images.statistics import measure_anew, without_open_gates
 from attar.registry.artifacts.handles import ImageDatasetArtifact
+from attar.registry.artifacts.subjects import IMAGES
 from attar.stages.artifacts.dataset.rows import Split
 from attar.stages.artifacts.images.dataset import ImageBytes, read_image_rows
 from attar.stages.artifacts.images.folder import load_classifier
 from attar.stages.artifacts.images.pixels import PROCESSOR, PixelReader, pixel_batches
 from attar.stages.artifacts.model.safe_folder import read_object
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
+from attar.stages.finetune.distillation_config import uses_teacher
 from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.subjects.examples import ExampleRows, PartOf, assembled
-from attar.stages.finetune.teacher_config import NO_CONTEXT, policy_of
+from attar.stages.finetune.subjects.limits import refuse_language_settings, refuse_no_teacher
 from attar.stages.finetune.training_run import TrainingRun
 from attar.stages.runtime.progress import bar, note
 
@@ -37,53 +39,16 @@ NUM_MEASURED, MEASURED_AT_ONCE = 512, 64
 
 def check_image_training(config: FinetuneConfig, *, has_teacher: bool) -> None:
     """Raise ValueError for what is asked of a training that an image classifier's has not."""
-    if config.teacher.kind == "random":
-        raise ValueError(
-            "teacher.kind is 'random', which draws a causal language model; accepted for an image classifier: input, self"
-        )
-    reads_teacher = any("teacher" in objective.requires.sources for objective in config.reduction.objectives.values())
-    if reads_teacher and not has_teacher and config.teacher.rule is None:
-        raise ValueError(
-            f"teacher.kind is {config.teacher.kind!r}, but the node has no input `teacher`, and an image classifier's is not recorded; "
-            "accepted: that input, or kind self"
-        )
-    if config.teacher.context != NO_CONTEXT:
-        raise ValueError("teacher.context is for causal language models; accepted for an image classifier: none")
-    for name, objective in config.reduction.objectives.items():
+    refuse_language_settings(config, IMAGES)
+    objectives = config.reduction.objectives
+    if uses_teacher(objectives, None):
+        refuse_no_teacher(config, IMAGES, has_teacher=has_teacher)
+    for name, objective in objectives.items():
         requires = objective.requires
         if requires.views != DISTRIBUTIONS or requires.facts - {"labels"} or requires.slopes is not None:
             raise ValueError(
                 f"objectives.{name} reads what an image classifier does not give; accepted: labels, and losses between distributions"
             )
-    if config.adapt.kind != "full":
-        raise ValueError(
-            f"adapt.kind is {config.adapt.kind!r}, but the model is an image classifier, which learns whole; accepted: full"
-        )
-    if policy_of(config.rollout) is not None:
-        raise ValueError("rollout lets a model write, but an image classifier writes nothing; accepted: data")
-    if config.heldout.stop_on == "quality":
-        raise ValueError("heldout.stop_on is 'quality', which asks questions; accepted for an image classifier: loss")
-    _check_computing(config)
-
-
-def _check_computing(config: FinetuneConfig) -> None:
-    compute = config.compute
-    for name in ("vocabulary_sample", "gradient_checkpointing"):
-        if getattr(compute, name):
-            raise ValueError(f"compute.{name} is for causal language models; accepted for an image classifier: none")
-    if compute.num_shards > 1:
-        raise ValueError(
-            f"compute.num_shards is {compute.num_shards}, but the model is an image classifier, which trains whole; accepted: 1"
-        )
-    if compute.precision not in ("auto", "float32"):
-        raise ValueError(
-            f"compute.precision is {compute.precision!r}, but an image classifier trains in float32; accepted: auto, float32"
-        )
-    if "tokens_per_step" not in config.schedule.model_fields_set:
-        raise ValueError(
-            f"schedule.tokens_per_step is {config.schedule.tokens_per_step} by default, which of images, one each, are too many; "
-            "accepted: the images of a step, such as 64"
-        )
     if config.rows.augment and config.teacher.run_once:
         raise ValueError(
             "teacher.run_once is true, but rows.augment shows other images at every step; accepted: false, or no augmentation"

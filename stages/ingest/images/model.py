@@ -63,24 +63,16 @@ def check_image_source(source: ModelSource, config: ImageClassifierModel, strip_
         given = f"model.state_dict_of is {config.state_dict_of!r}"
         raise ValueError(f"{given}, but source is {'a' if is_state_dict else 'no'} .pth; accepted: both or neither")
     if source.scheme == "random":
-        random_options_of(source)
+        random_options(source, SIZES)
     if strip_from_names:
         raise ValueError("strip_from_names is for causal models; accepted with model.kind 'image_classifier': none")
-
-
-def random_options_of(source: ModelSource) -> dict[str, int]:
-    """Return the options of a random classifier. Raises ValueError for one that it does not have."""
-    options = random_options(source)
-    if unknown := sorted(options.keys() - SIZES.keys()):
-        raise ValueError(f"source: option {unknown[0]} is unknown; accepted: {', '.join(SIZES)}")
-    return options
 
 
 def image_forecast(source: ModelSource, config: ImageClassifierModel) -> Facts:
     """Return the facts that can be known before fetching. That it is an image classifier is one of them."""
     known: dict[str, Any] = {"image_size": (0, 0)}
     if source.scheme == "random":
-        sizes = {**SIZES, **random_options_of(source)}
+        sizes = {**SIZES, **random_options(source, SIZES)}
         known = {"image_size": (sizes["image_size"],) * 2, "num_channels": sizes["num_channels"]}
         known |= {"num_classes": sizes["num_classes"], "num_blocks": sizes["num_blocks"], "dtype": "float32"}
     elif source.scheme == "folder":
@@ -119,7 +111,7 @@ def _fetched(
 ) -> ImageClassifier:
     """Return a source's classifier, with how it reads images written into a folder."""
     if source.scheme == "random":
-        options = random_options_of(source)
+        options = random_options(source, SIZES)
         write_random_reading(reading, **options)
         return ImageClassifier(random_classifier(source.parts["family"], **options)).eval()
     if config.state_dict_of:

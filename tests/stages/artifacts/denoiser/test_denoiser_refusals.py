@@ -63,7 +63,7 @@ def test_a_folder_that_is_no_such_denoiser_is_refused(
         ("random:llama", "but model.kind is 'denoiser'; accepted: folder:PATH, models:/NAME@ALIAS, random:unet"),
         ("random:unet?sample_size=15", "sample_size is 15"),
         ("random:dit?sample_size=9", "sample_size is 9, which patch_size 2 does not divide; accepted: a multiple of 2"),
-        ("random:unet?layers=3", "has layers; accepted: sample_size, num_channels"),
+        ("random:unet?layers=3", "option 'layers' is unknown; accepted: sample_size, num_channels"),
         ("random:unet?width=12", "width is 12; accepted: a multiple of 8"),
         ("models:/net@champion", "expect.sample_size is not given"),
     ],
@@ -88,7 +88,7 @@ def test_a_source_that_no_denoiser_comes_from_is_refused(source: str, line: str)
         ({"objectives": {"score_distillation": 1.0, "fake_score": 1.0, "denoising": 1.0}}, {}, (MODEL,), "begin at other states"),
         (DENOISING, {}, ({**MODEL, "prediction": "epsilon"},), "the teacher's prediction is epsilon, the model's v_prediction"),
         ({**DENOISING, "adapt": {"kind": "lora"}}, {}, (), "adapt.kind is 'lora', but the model is a denoiser"),
-        ({**DENOISING, "heldout": {"stop_on": "quality"}}, {}, (), "which counts right answers; accepted for a denoiser: loss"),
+        ({**DENOISING, "heldout": {"stop_on": "quality"}}, {}, (), "which checks written answers; accepted for a denoiser: loss"),
         (
             {"objectives": {"d": {"divergence": {"denoising": {"drop_fraction": 0.1}}}}}, {"num_classes": 4}, (),
             "drop_fraction is 0.1, but the model has no class beside the data's that means any",

@@ -73,7 +73,7 @@ def test_what_is_no_classifier_is_refused(store: Store, classifier: ImageClassif
     [
         ("gguf:x.gguf", {}, "gguf:|does not exist"),
         ("random:llama", {}, "random image classifier 'llama' is unknown"),
-        ("random:resnet?depth=3", {}, "option depth is unknown; accepted: num_blocks"),
+        ("random:resnet?depth=3", {}, "option 'depth' is unknown; accepted: num_blocks"),
         ("random:resnet", {"classes": ["one"]}, "accepted: two or more, each once"),
         ("wheel:a==1/x.pth", {}, "state_dict_of is '', but source is a .pth; accepted: both or neither"),
         ("random:resnet", {"state_dict_of": "efficientnet_lite0"}, "but source is no .pth"),
