@@ -117,7 +117,9 @@ def outputs_of(folder: Path, named: Mapping[Any, Any]) -> list[str]:
     for number, name in zip(numbers, names, strict=True):
         is_name = isinstance(name, str) or (isinstance(name, int | float) and not isinstance(name, bool))
         if not is_name or not str(name).strip():
-            raise ValueError(f"{folder}: id2label of config.json names class {number} {str(name)[:40]!r}; accepted: a word")
+            raise ValueError(
+                f"{folder}: id2label of config.json names class {number} {str(name)[:40]!r}; accepted: a word"
+            )
     return [str(name) for name in names]
 
 

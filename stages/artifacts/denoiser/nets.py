@@ -56,7 +56,9 @@ class NetKind:
             )
         if not all(1 <= size <= MAX_SIZE for size in _sizes(config.get(name) for name in self.sizes)):
             given = ", ".join(f"{name} {str(config.get(name))[:40]}" for name in self.sizes)
-            raise ValueError(f"{folder}: {self.folder}/config.json has {given}; accepted: whole numbers from 1 to {MAX_SIZE:,}")
+            raise ValueError(
+                f"{folder}: {self.folder}/config.json has {given}; accepted: whole numbers from 1 to {MAX_SIZE:,}"
+            )
         side, (divisor, what) = config.get("sample_size"), self.divisor(config)
         if not _is_count(side) or side > MAX_SIZE or side % divisor:
             raise ValueError(
@@ -129,5 +131,7 @@ UNET_SIZES = ("block_out_channels", "layers_per_block", "norm_num_groups", "atte
 UNET = NetKind("unet", "UNet2DModel", "unet", "ConsistencyModelPipeline", "num_class_embeds", 0, UNET_SIZES, _halvings)
 DIT_SIZES = ("num_attention_heads", "attention_head_dim", "num_layers", "patch_size")
 # the table of a transformer has a row more, for a class that is hidden
-DIT = NetKind("dit", "DiTTransformer2DModel", "transformer", "DiTPipeline", "num_embeds_ada_norm", 1, DIT_SIZES, _patches)
+DIT = NetKind(
+    "dit", "DiTTransformer2DModel", "transformer", "DiTPipeline", "num_embeds_ada_norm", 1, DIT_SIZES, _patches
+)
 NETS = (UNET, DIT)

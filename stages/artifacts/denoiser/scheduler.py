@@ -87,7 +87,9 @@ def _refuse_no_noise(path: Path, config: dict[str, Any]) -> None:
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {one_line(error)}; accepted: numbers that DDIM computes with") from error
     if not is_fine or bool((alpha < 0).any()) or bool((alpha > 1).any()):
-        raise ValueError(f"{path}: its betas leave no share of the image that falls from 1 toward 0; accepted: betas in (0, 1)")
+        raise ValueError(
+            f"{path}: its betas leave no share of the image that falls from 1 toward 0; accepted: betas in (0, 1)"
+        )
     if process.prediction == "epsilon" and not bool((alpha > 0).all()):
         raise ValueError(
             f"{path}: prediction_type is 'epsilon', but the last state is pure noise, which says nothing of an image; accepted: "

@@ -107,7 +107,9 @@ def _modules(folder: Path) -> list[dict[str, Any]]:
     modules = read_json(folder / MODULES)
     is_list = isinstance(modules, list) and all(isinstance(module, dict) and "type" in module for module in modules)
     if not is_list or not all(_is_inside(str(module.get("path", ""))) for module in modules):
-        raise ValueError(f"{folder / MODULES} is no list of modules, each with a type and a path inside the folder; refused")
+        raise ValueError(
+            f"{folder / MODULES} is no list of modules, each with a type and a path inside the folder; refused"
+        )
     return modules
 
 

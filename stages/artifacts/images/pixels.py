@@ -50,7 +50,9 @@ def opened(content: bytes) -> Any:
         image = Image.open(io.BytesIO(content))
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width} x {image.height} pixels; accepted: {MAX_PIXELS:,} at most")
-        if image.mode.startswith(("I", "F")):  # which Pillow would cut off at 255: most of such an image comes out white
+        if image.mode.startswith(
+            ("I", "F")
+        ):  # which Pillow would cut off at 255: most of such an image comes out white
             raise ValueError(f"has pixels of {image.mode}, more than 8 bits a channel; accepted: 8")
         image.load()
         image = ImageOps.exif_transpose(image)
@@ -76,7 +78,9 @@ class PixelReader:
             pixels = torch.from_numpy(np.ascontiguousarray(made[0], dtype=np.float32))
         except (torch.OutOfMemoryError, MemoryError):
             raise
-        except Exception as error:  # a setting of another kind, a mean of other channels: whatever a processor makes of it
+        except (
+            Exception
+        ) as error:  # a setting of another kind, a mean of other channels: whatever a processor makes of it
             raise ValueError(f"cannot be read by {PROCESSOR}: {one_line(error)}") from error
         if pixels.ndim != 3 or not bool(pixels.isfinite().all()):
             raise ValueError(f"comes out of {PROCESSOR} as numbers that are no image, of shape {tuple(pixels.shape)}")

@@ -119,7 +119,9 @@ def _read_compressed(folder: Path, packing: Mapping[str, Any], scratch: Path) ->
     groups = packing.get("config_groups")
     if not isinstance(groups, dict) or len(groups) != 1:
         has = len(groups) if isinstance(groups, dict) else "no"
-        raise ValueError(f"{folder}: quantization_config has {has} config_groups; accepted: 1, all matrices packed alike")
+        raise ValueError(
+            f"{folder}: quantization_config has {has} config_groups; accepted: 1, all matrices packed alike"
+        )
     from transformers import CompressedTensorsConfig  # a second that a plan need not wait for
 
     with warnings.catch_warnings(), without_bars():

@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import torch
 
-from attar.compressors.export.runtime import CPU
 from attar.compressors.images.classifier import ImageRunner, logits_of
 from attar.compressors.images.session import GraphClassifier
 from attar.compressors.images.statistics import without_open_gates
@@ -32,7 +31,7 @@ from attar.stages.artifacts.mixed_subjects import refuse_causal_fields, refuse_m
 from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.artifacts.work_forecast import num_questions_of
 from attar.stages.contract import Forecast
-from attar.stages.evaluate.config import CAUSAL_FIELDS, EvaluateConfig, EvaluateInputs
+from attar.stages.evaluate.config import CAUSAL_FIELDS, EvaluateConfig, EvaluateInputs, refuse_provider
 from attar.stages.evaluate.images.classification import Classified
 from attar.stages.evaluate.images.figures import image_headline
 from attar.stages.evaluate.timing import image_times
@@ -58,8 +57,7 @@ def image_evaluation_forecast(config: EvaluateConfig, inputs: Mapping[str, tuple
         raise ValueError(
             f"input {given[0]} is for causal language models; accepted for an image classifier: tasks, beside"
         )
-    if config.provider != CPU and model.get("format") != "onnx":
-        raise ValueError(f"provider is {config.provider!r}, but the model is no ONNX graph; accepted: {CPU!r}")
+    refuse_provider(config, model.get("format") == "onnx")
     num_rows = num_questions_of(inputs["tasks"], config.max_rows)
     flops = 2.0 * float(model.get("num_products", 0)) * num_rows
     return Forecast(

@@ -20,7 +20,6 @@ from attar.stages.contract import Forecast, NoInputs, StageConfig, stage
 from attar.stages.ingest.images.sources import FORMS, LOCAL, SourceImage, class_list, read_images
 from attar.stages.runtime.progress import bar, note
 
-
 # No data set has more: ImageNet-21k has 21,841.
 MAX_CLASSES = 100_000
 
