@@ -11,6 +11,7 @@ import torch
 from pydantic import field_validator
 
 from attar.compressors.images.classifier import ImageClassifier, with_classes
+from attar.compressors.images.layout import LAYOUTS
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import Artifact, ImageClassifierArtifact
 from attar.registry.artifacts.kinds.classifier_facts import ImageClassifierFacts
@@ -63,6 +64,10 @@ def check_image_source(source: ModelSource, config: ImageClassifierModel, strip_
         given = f"model.state_dict_of is {config.state_dict_of!r}"
         raise ValueError(f"{given}, but source is {'a' if is_state_dict else 'no'} .pth; accepted: both or neither")
     if source.scheme == "random":
+        if source.parts["family"] not in LAYOUTS:
+            raise ValueError(
+                f"random image classifier {source.parts['family']!r} is unknown; accepted: {', '.join(LAYOUTS)}"
+            )
         random_options(source, SIZES)
     if strip_from_names:
         raise ValueError("strip_from_names is for causal models; accepted with model.kind 'image_classifier': none")

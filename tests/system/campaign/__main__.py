@@ -25,7 +25,7 @@ from tests.system.campaign.ledger import (
 )
 
 # One module of this folder each, with COUNT, CLEAN, prepare(scratch) and attempt(prepared, seed, folder).
-KINDS = ("recipes", "rows", "stores", "gguf", "folders", "subjects", "images")
+KINDS = ("recipes", "settings", "rows", "stores", "gguf", "folders", "subjects", "images")
 # So often a sitting is written down while it goes on.
 NUM_BETWEEN_WRITES = 50
 

@@ -18,10 +18,11 @@ from tests.system.campaign.ledger import added, next_seeds, note_scenario, read_
 from tests.system.campaign.lives import write_tiny
 from tests.system.campaign.worker import verdict_on
 
-NUM_SAMPLED = 60
+# So many of each that together they take seconds; folders are written, loaded and run.
+NUM_SAMPLED = {"recipes": 60, "settings": 60, "stores": 60, "images": 60, "subjects": 24}
 
 
-@pytest.mark.parametrize("name", ["recipes", "stores"])
+@pytest.mark.parametrize("name", NUM_SAMPLED)
 def test_a_sample_of_mutated_inputs_ends_accepted_or_in_lines(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -30,7 +31,7 @@ def test_a_sample_of_mutated_inputs_ends_accepted_or_in_lines(
     kind = importlib.import_module(f"tests.system.campaign.inputs.{name}")
     prepared = kind.prepare(tmp_path)
     faults = []
-    for seed in range(NUM_SAMPLED):
+    for seed in range(NUM_SAMPLED[name]):
         folder = tmp_path / str(seed)
         folder.mkdir()
         verdict = verdict_on(kind, prepared, seed, folder)

@@ -16,7 +16,7 @@ from attar.compressors.images.layout import LAYOUTS, image_blocks
 from attar.compressors.images.statistics import without_open_gates
 from attar.registry.artifacts.handles import ImageClassifierArtifact
 from attar.registry.artifacts.store import Store
-from attar.stages.artifacts.images.folder import load_classifier
+from attar.stages.artifacts.images.folder import folder_facts, load_classifier
 from attar.stages.artifacts.images.pixels import PixelReader
 from attar.stages.ingest.images.state_dict import CONFIG, lite_classifier, read_state_dict
 from attar.stages.ingest.model import IngestModelConfig
@@ -66,6 +66,47 @@ def test_what_is_no_classifier_is_refused(store: Store, classifier: ImageClassif
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="image_size is 17, which patch_size 4 does not divide"):
         classifier_of(store, f"folder:{folder}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_std": [0.0]}, "comes out of preprocessor_config.json as numbers that are no image"),
+        ({"image_mean": [0.5, 0.5, 0.5]}, "an image of 1 channels cannot be read by preprocessor_config.json"),
+        ({"size": {"height": 10**6, "width": 10**6}}, "height is 1000000; accepted: 1 to 4,096 pixels"),
+        ({"size": {"height": "x", "width": 8}}, "an image of 1 channels cannot be read by preprocessor_config.json"),
+        ({"crop_size": 0}, "crop_size is 0; accepted: 1 to 4,096 pixels"),
+    ],
+)
+def test_a_reading_that_makes_no_image_is_refused(
+    tmp_path: Path, classifier: ImageClassifierArtifact, changes: dict, message: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(classifier.path, folder)
+    reading = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").write_text(json.dumps({**reading, **changes}))
+    with pytest.raises(ValueError, match=message) as refused:
+        folder_facts(folder)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"id2label": {"1": "a", "2": "b"}}, "id2label of config.json has a class of number '2'"),
+        ({"model_type": ["resnet"]}, "as an image classifier are accepted: resnet"),
+        ({"depths": [10**6, 2]}, "config.json says depths 1e\\+06; accepted: 1,000 blocks at most"),
+    ],
+)
+def test_a_config_of_no_classifier_is_refused_in_a_line(
+    tmp_path: Path, classifier: ImageClassifierArtifact, changes: dict, message: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(classifier.path, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    with pytest.raises(ValueError, match=message):
+        folder_facts(folder)
 
 
 @pytest.mark.parametrize(
