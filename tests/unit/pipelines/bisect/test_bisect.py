@@ -85,7 +85,9 @@ def test_a_model_that_writes_nothing_is_not_asked(store: Store) -> None:
     config = IngestModelConfig(source="random:bert?num_blocks=3&hidden_size=32", model={"kind": "encoder"})
     whole = ingest_model.execute(config, NoInputs(), store).artifact
     cut = prune.execute(PruneConfig(blocks=[1]), PruneInputs(model=whole), store).artifact
-    with pytest.raises(ValueError, match="text that models write, and this is of kind encoder; accepted: the form model or onnx"):
+    with pytest.raises(
+        ValueError, match="text that models write, and this is of kind encoder; accepted: the form model or onnx"
+    ):
         bisect_chain(Lineage(store), Link("prune", cut.key), [Row("prompt", "What is left?")], NUM_TOKENS)
 
 
