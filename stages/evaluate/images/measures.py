@@ -24,6 +24,7 @@ from attar.registry.artifacts.handles import (
 from attar.registry.artifacts.kinds.kind_facts import EvaluationFacts
 from attar.registry.artifacts.subjects import IMAGES
 from attar.stages.artifacts.dataset.measured_data import unique_names
+from attar.stages.artifacts.images.class_order import refuse_other_order
 from attar.stages.artifacts.images.dataset import ImageBytes, ImageRow, part_rows, read_classes, read_image_rows
 from attar.stages.artifacts.images.folder import load_classifier
 from attar.stages.artifacts.images.pixels import PixelReader, StoredPixels, pixel_batches
@@ -71,6 +72,8 @@ def evaluate_images(config: EvaluateConfig, inputs: EvaluateInputs, content: Pat
     names = unique_names(data, "task")
     reader = PixelReader(model.path, model.facts.num_channels)
     runner = opened(config, model)
+    for name, some in zip(names, data, strict=True):
+        refuse_other_order(model.path, read_classes(some.path), f"task {name}")
     tasks = {name: _Task.of(some, reader, config) for name, some in zip(names, data, strict=True)}
     classified = {name: task.classified(runner, config.batch_size) for name, task in tasks.items()}
     evaluation: dict[str, Any] = {

@@ -21,7 +21,8 @@ from attar.compressors.images.statistics import measure_anew, without_open_gates
 from attar.registry.artifacts.handles import ImageDatasetArtifact
 from attar.registry.artifacts.subjects import IMAGES
 from attar.stages.artifacts.dataset.rows import Split
-from attar.stages.artifacts.images.dataset import ImageBytes, read_image_rows
+from attar.stages.artifacts.images.class_order import refuse_other_order, stored_names
+from attar.stages.artifacts.images.dataset import ImageBytes, read_classes, read_image_rows
 from attar.stages.artifacts.images.folder import load_classifier
 from attar.stages.artifacts.images.pixels import PROCESSOR, PixelReader, pixel_batches
 from attar.stages.artifacts.model.safe_folder import read_object
@@ -77,6 +78,8 @@ def build_image_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -
     """Return the training before its first step: student, teacher and images in place, batch norms measured on what is learned."""
     classifier = trained_classifier(inputs.model.path, plan.device)
     reader = PixelReader(inputs.model.path, classifier.model.config.num_channels)
+    for data in inputs.data:
+        refuse_other_order(inputs.model.path, read_classes(data.path), data.facts.name or "data")
     rows = ImageRows.read(inputs.data, _image_parts(reader), "images")
     learned = [example.pixels for example in rows.train[:: -(-len(rows.train) // NUM_MEASURED)]]
     if count := measure_anew(classifier, pixel_batches(learned, MEASURED_AT_ONCE)):  # type: ignore[arg-type]
@@ -104,6 +107,7 @@ def _teacher_sources(
             sources[name] = StudentItself(source.rule).begin(student)
         elif source.model is not None:
             _refuse_other_reading(inputs.model.path, source.model.path, name)
+            refuse_other_order(inputs.model.path, stored_names(source.model.path), name)
             other = load_classifier(source.model.path, torch.float32, plan.device).requires_grad_(False)
             without_open_gates(other)
             if name == "teacher" and plan.teaching.is_run_once:

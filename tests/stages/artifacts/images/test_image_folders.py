@@ -16,11 +16,16 @@ from attar.compressors.images.layout import LAYOUTS, image_blocks
 from attar.compressors.images.statistics import without_open_gates
 from attar.registry.artifacts.handles import ImageClassifierArtifact
 from attar.registry.artifacts.store import Store
+from attar.stages.artifacts.images.class_order import refuse_other_order
 from attar.stages.artifacts.images.folder import folder_facts, load_classifier
 from attar.stages.artifacts.images.pixels import PixelReader
+from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
+from attar.stages.evaluate.stage import evaluate
+from attar.stages.finetune.config import FinetuneConfig
+from attar.stages.finetune.stage import finetune
 from attar.stages.ingest.images.state_dict import CONFIG, lite_classifier, read_state_dict
 from attar.stages.ingest.model import IngestModelConfig
-from tests.stages.artifacts.images.conftest import classifier_of
+from tests.stages.artifacts.images.conftest import classifier_of, image_arrays, ingested
 
 
 @pytest.mark.parametrize("family", LAYOUTS)
@@ -190,3 +195,25 @@ def test_a_lite_state_dict_keeps_every_number_and_its_gates_are_open() -> None:
         assert torch.allclose(source(pixel_values=pixels).logits, whole, atol=1e-6)
     with pytest.raises(ValueError, match="is no EfficientNet-lite0: it lacks tensors _conv_head.weight|lacks"):
         lite_classifier({name: value for name, value in names.items() if name != "_conv_head.weight"})
+
+
+def test_classes_in_another_order_are_not_taken_by_their_numbers(
+    store: Store, tmp_path: Path, classifier: ImageClassifierArtifact
+) -> None:
+    named = classifier_of(store, f"folder:{classifier.path}", classes=["cat", "dog", "sea_bird", "fox"])
+    refuse_other_order(named.path, ["Cat", "dog", "sea bird", "fox"], "data")
+    refuse_other_order(named.path, ["0", "1", "2", "3"], "data")
+    refuse_other_order(named.path, ["katze", "hund"], "data")
+    with pytest.raises(
+        ValueError, match="task pets: class 0 is 'dog', which is class 1 of the model; accepted: the classes in"
+    ):
+        refuse_other_order(named.path, ["dog", "cat"], "task pets")
+    pixels, labels = image_arrays(16)
+    np.savez(tmp_path / "pets.npz", images=pixels, labels=labels)
+    turned = ingested(store, f"npz:{tmp_path / 'pets.npz'}", classes=["dog", "cat", "sea bird", "fox"])
+    with pytest.raises(ValueError, match="task pets: class 0 is 'dog'"):
+        evaluate.execute(EvaluateConfig(), EvaluateInputs(model=named, tasks=(turned,)), store)
+    given = {"model": (named.facts,), "data": (turned.facts,), "teacher": ({**named.facts, "num_classes": 9},)}
+    taught = {"adapt": {"kind": "full"}, "objectives": {"forward_kl": 1.0}, "schedule": {"tokens_per_step": 16}}
+    with pytest.raises(ValueError, match="input teacher tells 9 classes, but model tells 4"):
+        finetune.forecast(FinetuneConfig(**taught), given)
