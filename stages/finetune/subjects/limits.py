@@ -8,8 +8,12 @@ from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, IMAGES, Subj
 from attar.stages.finetune.config import FinetuneConfig
 from attar.stages.finetune.teacher_config import NO_CONTEXT, policy_of
 
-# What the rows of these are is no text: each counts as one token, and they are computed in float32.
+# Whose rows are no text: each counts as one token, and they are computed in float32.
 OF_IMAGES = (IMAGES, DENOISER)
+# Whose teacher may be drawn at random, and whose classes a teacher may split.
+OF_CLASSES = (CLASSIFIER,)
+# What learns where that is not only the whole.
+ADAPTS: dict[Subject, tuple[str, ...]] = {}
 
 
 def refuse_language_settings(config: FinetuneConfig, subject: Subject) -> None:
@@ -20,7 +24,7 @@ def refuse_language_settings(config: FinetuneConfig, subject: Subject) -> None:
 
 def refuse_no_teacher(config: FinetuneConfig, subject: Subject, *, has_teacher: bool) -> None:
     """Raise ValueError where objectives read a teacher that is neither given nor the model itself. None is recorded for these subjects."""
-    if has_teacher or config.teacher.rule is not None or (config.teacher.kind == "random" and subject is CLASSIFIER):
+    if has_teacher or config.teacher.rule is not None or (config.teacher.kind == "random" and subject in OF_CLASSES):
         return
     raise ValueError(
         f"teacher.kind is {config.teacher.kind!r}, but the node has no input `teacher`, and what {subject.words} learns from is not recorded; "
@@ -30,18 +34,18 @@ def refuse_no_teacher(config: FinetuneConfig, subject: Subject, *, has_teacher: 
 
 def _of_teacher(config: FinetuneConfig, subject: Subject) -> Iterator[str]:
     what, teacher = subject.words, config.teacher
-    if teacher.kind == "random" and subject is not CLASSIFIER:
+    if teacher.kind == "random" and subject not in OF_CLASSES:
         yield f"teacher.kind is 'random', which draws a causal language model or a classifier; accepted for {what}: input, self"
     if teacher.context != NO_CONTEXT:
         yield f"teacher.context is for causal language models; accepted for {what}: none"
-    if teacher.split is not None and subject is not CLASSIFIER:
+    if teacher.split is not None and subject not in OF_CLASSES:
         yield f"teacher.split splits classes of texts, and the model is {what}; accepted: null"
 
 
 def _of_writing(config: FinetuneConfig, subject: Subject) -> Iterator[str]:
     what = subject.words
-    if config.adapt.kind != "full":
-        yield f"adapt.kind is {config.adapt.kind!r}, but the model is {what}, which learns whole; accepted: full"
+    if config.adapt.kind not in (adapts := ADAPTS.get(subject, ("full",))):
+        yield f"adapt.kind is {config.adapt.kind!r}, but the model is {what}, which learns whole; accepted: {', '.join(adapts)}"
     if policy_of(config.rollout) is not None:
         yield f"rollout lets a model write, but {what} writes nothing; accepted: data"
     if config.heldout.stop_on == "quality":
