@@ -10,8 +10,8 @@ from attar.stages.finetune.teacher_config import NO_CONTEXT, policy_of
 
 # Whose rows are no text: each counts as one token, and they are computed in float32.
 OF_IMAGES = (IMAGES, DENOISER)
-# Whose teacher may be drawn at random, and whose classes a teacher may split.
-OF_CLASSES = (CLASSIFIER,)
+# Whose teacher may be drawn at random.
+RANDOM_TEACHERS = (CLASSIFIER,)
 # What learns where that is not only the whole.
 ADAPTS: dict[Subject, tuple[str, ...]] = {}
 
@@ -24,7 +24,7 @@ def refuse_language_settings(config: FinetuneConfig, subject: Subject) -> None:
 
 def refuse_no_teacher(config: FinetuneConfig, subject: Subject, *, has_teacher: bool) -> None:
     """Raise ValueError where objectives read a teacher that is neither given nor the model itself. None is recorded for these subjects."""
-    if has_teacher or config.teacher.rule is not None or (config.teacher.kind == "random" and subject in OF_CLASSES):
+    if has_teacher or config.teacher.rule is not None or (config.teacher.kind == "random" and subject in RANDOM_TEACHERS):
         return
     raise ValueError(
         f"teacher.kind is {config.teacher.kind!r}, but the node has no input `teacher`, and what {subject.words} learns from is not recorded; "
@@ -34,11 +34,11 @@ def refuse_no_teacher(config: FinetuneConfig, subject: Subject, *, has_teacher: 
 
 def _of_teacher(config: FinetuneConfig, subject: Subject) -> Iterator[str]:
     what, teacher = subject.words, config.teacher
-    if teacher.kind == "random" and subject not in OF_CLASSES:
+    if teacher.kind == "random" and subject not in RANDOM_TEACHERS:
         yield f"teacher.kind is 'random', which draws a causal language model or a classifier; accepted for {what}: input, self"
     if teacher.context != NO_CONTEXT:
         yield f"teacher.context is for causal language models; accepted for {what}: none"
-    if teacher.split is not None and subject not in OF_CLASSES:
+    if teacher.split is not None and subject is not CLASSIFIER:
         yield f"teacher.split splits classes of texts, and the model is {what}; accepted: null"
 
 
