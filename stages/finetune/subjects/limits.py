@@ -24,7 +24,11 @@ def refuse_language_settings(config: FinetuneConfig, subject: Subject) -> None:
 
 def refuse_no_teacher(config: FinetuneConfig, subject: Subject, *, has_teacher: bool) -> None:
     """Raise ValueError where objectives read a teacher that is neither given nor the model itself. None is recorded for these subjects."""
-    if has_teacher or config.teacher.rule is not None or (config.teacher.kind == "random" and subject in RANDOM_TEACHERS):
+    if (
+        has_teacher
+        or config.teacher.rule is not None
+        or (config.teacher.kind == "random" and subject in RANDOM_TEACHERS)
+    ):
         return
     raise ValueError(
         f"teacher.kind is {config.teacher.kind!r}, but the node has no input `teacher`, and what {subject.words} learns from is not recorded; "
