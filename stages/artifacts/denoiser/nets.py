@@ -114,7 +114,7 @@ def _is_count(value: Any) -> bool:
 def _sizes(given: Iterable[Any]) -> Iterator[int]:
     """Yield sizes, and those in lists of them; 0 for what is none."""
     for value in given:
-        for size in value if isinstance(value, list) and value else [value]:
+        for size in value if isinstance(value, list | tuple) and value else [value]:
             if size is not None:
                 yield size if _is_count(size) else 0
 

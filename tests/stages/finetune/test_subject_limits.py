@@ -34,7 +34,7 @@ def config_of(**changes: Any) -> FinetuneConfig:
         ({"rollout": {"kind": "student"}}, "rollout lets a model write, but {} writes nothing"),
         ({"heldout": {"stop_on": "quality"}}, "heldout.stop_on is 'quality', which checks written answers; accepted for {}: loss"),
         ({"rows": {"learn": "all"}}, "rows.learn is 'all', which is of prompts and answers; accepted for {}: answers"),
-        ({"teacher": {"kind": "input", "context": "reference"}}, "teacher.context is for causal language models; accepted for {}: none"),
+        ({"teacher": {"kind": "input", "context": {"kind": "reference"}}}, "teacher.context is for causal language models; accepted for {}: none"),
         ({"compute": {"gradient_checkpointing": True}}, "compute.gradient_checkpointing is for causal language models; accepted for {}: none"),
         ({"compute": {"num_shards": 2}}, "compute.num_shards is 2, but the model is {}, which trains whole; accepted: 1"),
     ],

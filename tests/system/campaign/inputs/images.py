@@ -19,7 +19,7 @@ from attar.stages.artifacts.images.dataset import ImageBytes, read_classes, read
 from attar.stages.artifacts.images.pixels import decoded
 from attar.stages.contract import NoInputs
 from attar.stages.ingest.images.stage import IngestImagesConfig, ingest_images
-from tests.system.campaign.inputs.mutate import changed_bytes, changed_value, odd_value
+from tests.system.campaign.inputs.mutate import changed_bytes, changed_value, checked, odd_value
 
 COUNT = 2_000
 CLEAN = (ValueError,)
@@ -55,7 +55,7 @@ def attempt(contents: list[bytes], seed: int, folder: Path) -> None:
     options["channels"] = random_.choice([0, 0, 1, 3])
     if random_.random() < 0.4:
         options["classes"] = _classes(folder, random_)
-    config = IngestImagesConfig(**options)
+    config = checked(IngestImagesConfig, **options)
     ingest_images.forecast(config, {})
     data = ingest_images.execute(config, NoInputs(), Store(folder / "home")).artifact
     rows, stored = read_image_rows(data.path), ImageBytes(data)

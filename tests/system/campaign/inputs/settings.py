@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +35,9 @@ KINDS = ["encoder", "classifier", "pair_scorer", "image_classifier", "denoiser",
 
 
 def prepare(scratch: Path) -> list[dict[str, Any]]:
-    """Return every shipped recipe, parsed."""
+    """Return every shipped recipe, parsed, the libraries that some plans read models with imported."""
+    for library in ("transformers", "diffusers"):
+        importlib.import_module(library)
     return [yaml.safe_load(path.read_text()) for path in shipped_recipes().values()]
 
 

@@ -15,7 +15,7 @@ from attar.stages.ingest.model import IngestModelConfig, ingest_model
 from attar.stages.ingest.tiny_model import ENCODER_FAMILIES, random_encoder
 from tests.stages.merge.test_rejoin import WHOLES, whole_folder
 from tests.system.campaign.inputs.folders import change_folder
-from tests.system.campaign.inputs.mutate import odd_value
+from tests.system.campaign.inputs.mutate import checked, odd_value
 
 COUNT = 2_000
 CLEAN = (ValueError,)
@@ -70,7 +70,7 @@ def attempt(folders: dict[str, tuple[Path, dict[str, Any]]], seed: int, folder: 
     if random_.random() < 0.05:
         model = {**model, random_.choice(["labels", "max_tokens", "pooling", "kind", "classes"]): odd_value(random_)}
     scheme = TOWER if name.startswith(TOWER) or random_.random() < 0.05 else "folder"
-    config = IngestModelConfig(source=f"{scheme}:{copy}", model=model)
+    config = checked(IngestModelConfig, source=f"{scheme}:{copy}", model=model)
     ingest_model.forecast(config, {})
     ingest_model.execute(config, NoInputs(), Store(folder / "home"))
 
