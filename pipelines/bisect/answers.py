@@ -22,7 +22,7 @@ from attar.stages.runtime.device import Precision, pick_device, pick_dtype
 
 BATCH_SIZE = 16
 # Forms that are asked here, by torch and by onnxruntime.
-ASKED = (ModelArtifact.kind, OnnxArtifact.kind)
+QUESTIONED = (ModelArtifact.kind, OnnxArtifact.kind)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class TokenOdds:
 
 def refuse_not_asked(artifact: Artifact) -> None:
     """Raise ValueError for a model that writes no text, and for a form that is not run here."""
-    if artifact.kind not in ASKED:
+    if artifact.kind not in QUESTIONED:
         raise ValueError(
             f"a stage's change of an answer is looked for in text that models write, and this is of kind {artifact.kind}; accepted: the form model "
             "or onnx of a causal language model"

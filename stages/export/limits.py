@@ -18,7 +18,7 @@ def refuse_causal_export(
     accepted: str = "format.opset, num_prompts",
     more: Sequence[str] = (),
 ) -> None:
-    """Raise ValueError for another format than a graph of fused operators, for guidance and text, and for fields of written answers.
+    """Raise ValueError for another format than a graph of fused operators. Also for guidance, text, and fields of written answers.
 
     `accepted`: the fields that say something; `more`: others beside those of written answers that say nothing.
     """

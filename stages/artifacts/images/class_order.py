@@ -1,4 +1,4 @@
-"""Labels of images go by number: whether data and model, or two models, count the same classes in the same order, by their names."""
+"""Compare the order of classes by their names. Labels of images go by number, between data and model, and between two models."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from attar.stages.artifacts.model.safe_folder import read_object
 
 
 def stored_names(folder: Path) -> list[str]:
-    """Return the names of a classifier's or graph's classes in the order of its logits, as its config.json has them; none where it has none."""
+    """Return the names of a classifier's or graph's classes in the order of its logits. None where its config.json has none."""
     named = read_object(folder / "config.json").get("id2label")
     return outputs_of(folder, named) if isinstance(named, dict) else []
 
 
 def refuse_other_order(folder: Path, names: Sequence[str], who: str) -> None:
-    """Raise ValueError where a class of `who` bears the name of another class of the model: its labels would be taken for others'.
+    """Raise ValueError where a class of `who` bears the name of another class of the model.
 
     Names that the model does not know say nothing: a data set may call its classes by other words, or by their numbers.
     """

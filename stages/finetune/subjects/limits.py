@@ -17,7 +17,7 @@ ADAPTS: dict[Subject, tuple[str, ...]] = {}
 
 
 def refuse_language_settings(config: FinetuneConfig, subject: Subject) -> None:
-    """Raise ValueError for the first setting that says something to models that write text, and to those of this subject nothing."""
+    """Raise ValueError for the first setting that says something to models that write text alone."""
     for line in (*_of_teacher(config, subject), *_of_writing(config, subject), *_of_computing(config, subject)):
         raise ValueError(line)
 

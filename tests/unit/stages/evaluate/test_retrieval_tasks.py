@@ -28,7 +28,7 @@ def test_a_single_text_is_no_task_to_find(tmp_path: Path) -> None:
     rows = [Row(str(index), f"question {index}", "the answer") for index in range(3)]
     with pytest.raises(ValueError, match="task code: there is a single text to find, which every encoder finds"):
         read_task(data_of(tmp_path, *rows), "code", None, 0, "heldout")
-    asked = [Row("1", "where", positives=["a"])]
+    queries = [Row("1", "where", positives=["a"])]
     with pytest.raises(ValueError, match="there is a single text to find"):
-        read_task(data_of(tmp_path, *asked), "code", {"a": "here"}, 0, "heldout")
-    assert len(read_task(data_of(tmp_path, *asked), "code", {"a": "here", "b": "there"}, 0, "heldout").texts[1]) == 2
+        read_task(data_of(tmp_path, *queries), "code", {"a": "here"}, 0, "heldout")
+    assert len(read_task(data_of(tmp_path, *queries), "code", {"a": "here", "b": "there"}, 0, "heldout").texts[1]) == 2
