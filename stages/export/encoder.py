@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import cast
 
@@ -32,7 +32,7 @@ from attar.stages.runtime.progress import bar, metric, note
 MAX_DIFFERENCE = 1e-4
 
 
-def encoder_graph_forecast(config: ExportConfig, model: Facts, other_inputs: Sequence[str]) -> Forecast:
+def encoder_graph_forecast(config: ExportConfig, model: Facts, other_inputs: Collection[str]) -> Forecast:
     """Return what the graph of a model that reads whole texts will be.
 
     Raises ValueError for what it has not: other formats, guidance, text that it writes.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import cast
 
@@ -33,7 +33,7 @@ MAX_DIFFERENCE = 1e-3
 AT_ONCE = 32
 
 
-def image_graph_forecast(config: ExportConfig, model: Facts, other_inputs: Sequence[str]) -> Forecast:
+def image_graph_forecast(config: ExportConfig, model: Facts, other_inputs: Collection[str]) -> Forecast:
     """Return what the graph will be. Raises ValueError for what no image classifier has: other formats, guidance, text that it writes."""
     refuse_causal_export(config, IMAGES, other_inputs)
     facts = graph_facts(model)

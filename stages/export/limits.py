@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from attar.registry.artifacts.subjects import Subject
 from attar.stages.export.config import ExportConfig
@@ -13,7 +13,7 @@ CAUSAL_FIELDS = ("num_new_tokens", "min_token_agreement")
 def refuse_causal_export(
     config: ExportConfig,
     subject: Subject,
-    other_inputs: Sequence[str],
+    other_inputs: Collection[str],
     *,
     accepted: str = "format.opset, num_prompts",
     more: Sequence[str] = (),
@@ -29,7 +29,7 @@ def refuse_causal_export(
         raise ValueError(f"format.operators is {config.format.operators!r}, but the model is {what}; accepted: 'fused'")
     if other_inputs:
         raise ValueError(
-            f"input {other_inputs[0]} is for causal language models, and the model is {what}; accepted: none"
+            f"input {next(iter(other_inputs))} is for causal language models, and the model is {what}; accepted: none"
         )
     if given := [name for name in (*CAUSAL_FIELDS, *more) if name in config.model_fields_set]:
         raise ValueError(f"{given[0]} is given, but the model is {what}, which writes nothing; accepted: {accepted}")

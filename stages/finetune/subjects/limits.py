@@ -11,9 +11,9 @@ from attar.stages.finetune.teacher_config import NO_CONTEXT, policy_of
 # Whose rows are no text: each counts as one token, and they are computed in float32.
 OF_IMAGES = (IMAGES, DENOISER)
 # Whose teacher may be drawn at random.
-RANDOM_TEACHERS = (CLASSIFIER,)
+RANDOM_TEACHERS = (CLASSIFIER, IMAGES)
 # What learns where that is not only the whole.
-ADAPTS: dict[Subject, tuple[str, ...]] = {}
+ADAPTS: dict[Subject, tuple[str, ...]] = {DENOISER: ("full", "guidance")}
 
 
 def refuse_language_settings(config: FinetuneConfig, subject: Subject) -> None:
@@ -39,7 +39,7 @@ def refuse_no_teacher(config: FinetuneConfig, subject: Subject, *, has_teacher: 
 def _of_teacher(config: FinetuneConfig, subject: Subject) -> Iterator[str]:
     what, teacher = subject.words, config.teacher
     if teacher.kind == "random" and subject not in RANDOM_TEACHERS:
-        yield f"teacher.kind is 'random', which draws a causal language model or a classifier; accepted for {what}: input, self"
+        yield f"teacher.kind is 'random', which draws a language model or a classifier; accepted for {what}: input, self"
     if teacher.context != NO_CONTEXT:
         yield f"teacher.context is for causal language models; accepted for {what}: none"
     if teacher.split is not None and subject is not CLASSIFIER:

@@ -11,7 +11,6 @@ import torch
 from pydantic import field_validator
 
 from attar.compressors.images.classifier import ImageClassifier, with_classes
-from attar.compressors.images.layout import LAYOUTS
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import Artifact, ImageClassifierArtifact
 from attar.registry.artifacts.kinds.classifier_facts import ImageClassifierFacts
@@ -21,7 +20,7 @@ from attar.stages.artifacts.images.proof import probe_logits, prove_classifier
 from attar.stages.artifacts.model.folder import quiet_transformers
 from attar.stages.contract import StageConfig
 from attar.stages.ingest.images.state_dict import lite_classifier, read_state_dict, write_reading
-from attar.stages.ingest.images.tiny import SIZES, random_classifier, write_random_reading
+from attar.stages.ingest.images.tiny import SIZES, check_sizes, random_classifier, write_random_reading
 from attar.stages.ingest.source_line import FORMS, ModelSource, random_options, source_folder, wheel_member
 from attar.stages.runtime.progress import note
 
@@ -64,20 +63,23 @@ def check_image_source(source: ModelSource, config: ImageClassifierModel, strip_
         given = f"model.state_dict_of is {config.state_dict_of!r}"
         raise ValueError(f"{given}, but source is {'a' if is_state_dict else 'no'} .pth; accepted: both or neither")
     if source.scheme == "random":
-        if source.parts["family"] not in LAYOUTS:
-            raise ValueError(
-                f"random image classifier {source.parts['family']!r} is unknown; accepted: {', '.join(LAYOUTS)}"
-            )
-        random_options(source, SIZES)
+        random_options_of(source)
     if strip_from_names:
         raise ValueError("strip_from_names is for causal models; accepted with model.kind 'image_classifier': none")
+
+
+def random_options_of(source: ModelSource) -> dict[str, int]:
+    """Return the options of a random classifier. Raises ValueError for one that it does not have, and for sizes that make no net."""
+    options = random_options(source, SIZES)
+    check_sizes(source.parts["family"], options)
+    return options
 
 
 def image_forecast(source: ModelSource, config: ImageClassifierModel) -> Facts:
     """Return the facts that can be known before fetching. That it is an image classifier is one of them."""
     known: dict[str, Any] = {"image_size": (0, 0)}
     if source.scheme == "random":
-        sizes = {**SIZES, **random_options(source, SIZES)}
+        sizes = {**SIZES, **random_options_of(source)}
         known = {"image_size": (sizes["image_size"],) * 2, "num_channels": sizes["num_channels"]}
         known |= {"num_classes": sizes["num_classes"], "num_blocks": sizes["num_blocks"], "dtype": "float32"}
     elif source.scheme == "folder":
@@ -116,7 +118,7 @@ def _fetched(
 ) -> ImageClassifier:
     """Return a source's classifier, with how it reads images written into a folder."""
     if source.scheme == "random":
-        options = random_options(source, SIZES)
+        options = random_options_of(source)
         write_random_reading(reading, **options)
         return ImageClassifier(random_classifier(source.parts["family"], **options)).eval()
     if config.state_dict_of:
