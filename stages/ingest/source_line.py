@@ -191,7 +191,7 @@ def random_options(source: ModelSource, known: Collection[str] = TEXT_OPTIONS) -
                 f"source random:{source.rest}: {name} is {value[:40]!r}; accepted: {least} to {most}, a whole number"
             )
         options[name] = int(value)
-    if options.get("hidden_size", 8) % 8:
+    if known == TEXT_OPTIONS and options.get("hidden_size", 8) % 8:
         raise ValueError(
             f"source random:{source.rest}: hidden_size is {options['hidden_size']}; accepted: a multiple of 8, which the heads share"
         )
