@@ -23,9 +23,9 @@ from attar.compressors.distill.teachers.teacher_sources import OtherModel, Stude
 from attar.compressors.encode.classifier import TextClassifier, head_parts, last_layer
 from attar.compressors.encode.encoder import length_batches
 from attar.compressors.models.slots import pad_right
-from attar.registry.artifacts.facts import Facts, several
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import Trainable
 from attar.registry.artifacts.subjects import CLASSIFIER
-from attar.stages.artifacts.classifier.class_form import shortened
 from attar.stages.artifacts.classifier.folder import load_classifier, random_classifier
 from attar.stages.artifacts.classifier.row_classes import class_of
 from attar.stages.artifacts.dataset.rows import Row
@@ -41,6 +41,7 @@ from attar.stages.finetune.subjects.encoder import (
 )
 from attar.stages.finetune.subjects.examples import assembled
 from attar.stages.finetune.subjects.limits import refuse_language_settings, refuse_no_teacher
+from attar.stages.finetune.subjects.pools import Pooled, same_class
 from attar.stages.finetune.training_run import TrainingRun
 from attar.stages.runtime.progress import bar, note
 
@@ -74,22 +75,6 @@ def check_classifier_training(config: FinetuneConfig, *, has_teacher: bool) -> N
     refuse_language_settings(config, CLASSIFIER)
 
 
-def check_same_classes(model: Facts, others: Sequence[Facts]) -> None:
-    """Raise ValueError for a teacher of other classes: its distribution would be over other things."""
-    own = [str(label) for label in several(model, "labels")]
-    for other in others:
-        counts = [facts.get("num_classes") for facts in (model, other)]
-        if None not in counts and counts[0] != counts[1]:
-            raise ValueError(
-                f"input teacher tells {counts[1]} classes, but model tells {counts[0]}; accepted: the same classes in the same order"
-            )
-        given = [str(label) for label in several(other, "labels")]
-        if own and given and given != own:
-            raise ValueError(
-                f"input teacher tells {shortened(given)}, but model tells {shortened(own)}; accepted: the same classes in the same order"
-            )
-
-
 def reads_grades(config: FinetuneConfig, model: Facts) -> bool:
     """Say whether the teacher of a scorer of pairs is what the rows' similarities say."""
     return bool(model.get("reads_pairs")) and config.teacher.kind in ("auto", "recorded")
@@ -109,7 +94,7 @@ def build_classifier_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Pa
     """Return the training before its first step: student, teacher and texts in place."""
     model: Any = inputs.model
     labels = model.facts.labels
-    reads_labels = any(map(_reads_labels, plan.reduction.objectives.values()))
+    reads_labels = any(map(_reads_labels, plan.reduction.objectives.values())) or plan.teaching.pool is not None
     reader = TextReader.of(inputs.model, plan.rows.max_tokens)
 
     def examples_of(row: Row, source: str) -> list[Sentence]:
@@ -126,14 +111,35 @@ def build_classifier_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Pa
     plan.adaptation.method(classifier.model, plan.adaptation.first_block)
     for part in head_parts(classifier.model):  # it may be fresh: frozen, the blocks would have to learn around it
         part.to(torch.float32).requires_grad_(True)
-    split = plan.teaching.split
+    split, pool = plan.teaching.split, _pooled(plan, inputs, rows)
     student = ClassifierStudent(classifier, tells_subclasses=split is not None)
+    student = pool.with_heads(student, last_layer(classifier.model))
     teacher_sources: dict[ViewName, TeacherSource] = {
         "teacher": RecordedOutputs(recorded_classes)
     }  # the grades of pairs
     if not (model.facts.reads_pairs and plan.teaching.reads_record):
-        teacher_sources, rows = _teacher_sources(plan, inputs, student, rows, classifier.num_subclasses)
-    return assembled(plan, student, rows, ClassTexts(), teacher_sources, workdir)
+        teacher_sources, rows = _teacher_sources(plan, inputs, student, pool.rows, classifier.num_subclasses)
+    sources = teacher_sources | pool.sources(recorded_classes)
+    return assembled(pool.planned(plan), student, rows, ClassTexts(pool.widths), sources, workdir)
+
+
+def _pooled(plan: TrainingPlan, inputs: FinetuneInputs, rows: SentenceRows) -> Pooled:
+    """Return the texts with the classes that a pool's teachers tell, weighed by how well their features tell the data's own."""
+
+    def read(model: Trainable, name: str, sentences: Sequence[Sentence]) -> tuple[Tensor, Tensor]:
+        teacher = _other(plan, inputs, Source(model=model), name)
+        return _logits_and_features(teacher, sentences, plan.schedule.tokens_per_micro_batch, name)
+
+    labels = [sentence.label for sentence in rows.train]
+    labelled = [index for index, label in enumerate(labels) if label != UNLABELLED]
+    return Pooled.of(
+        plan.teaching.pool,
+        inputs.teachers,
+        rows,
+        read,
+        lambda indices: same_class([labels[index] for index in indices]),
+        labelled,
+    )
 
 
 def _refuse_single_class(rows: SentenceRows, labels: Sequence[str]) -> None:
@@ -168,7 +174,7 @@ def _reads_labels(objective: Objective) -> bool:
 
 
 def _teacher_sources(
-    plan: TrainingPlan, inputs: FinetuneInputs, student: ClassifierStudent, rows: SentenceRows, num_subclasses: int
+    plan: TrainingPlan, inputs: FinetuneInputs, student: Any, rows: SentenceRows, num_subclasses: int
 ) -> tuple[dict[ViewName, TeacherSource], SentenceRows]:
     """Return who speaks beside the student, and the texts with the teacher's classes where it is run once.
 
@@ -198,28 +204,35 @@ def _other(plan: TrainingPlan, inputs: FinetuneInputs, source: Source, name: str
     return other.requires_grad_(False).eval()
 
 
-@torch.no_grad()
 def _with_classes(
     rows: SentenceRows, teacher: TextClassifier, tokens_per_batch: int, split: Split | None, num_subclasses: int
 ) -> SentenceRows:
     """Run the teacher once over every text, and give each its logits; under a split those of the subclasses that its features suggest."""
     every = [*rows.train, *rows.heldout]
-    counter = bar("running the teacher", len(every), "texts")
-    logits: list[Tensor] = [torch.empty(0)] * len(every)
-    features: list[Tensor] = [torch.empty(0)] * len(every)
-    with reading_features(teacher) as read:
-        for batch in length_batches([sentence.ids for sentence in every], tokens_per_batch):
-            input_ids, mask = pad_right([every[index].ids for index in batch], teacher.device)
+    taught, features = _logits_and_features(teacher, every, tokens_per_batch, "the teacher")
+    if split is not None:
+        taught = _split(split, taught, features, len(rows.train), teacher, num_subclasses)
+    every = [replace(sentence, teacher=taught[index]) for index, sentence in enumerate(every)]
+    return replace(rows, train=every[: len(rows.train)], heldout=every[len(rows.train) :])
+
+
+@torch.no_grad()
+def _logits_and_features(
+    teacher: TextClassifier, sentences: Sequence[Sentence], tokens_per_batch: int, name: str
+) -> tuple[Tensor, Tensor]:
+    """Return a teacher's logits of texts, and what its last layer reads of them."""
+    counter = bar(f"running {name}", len(sentences), "texts")
+    logits: list[Tensor] = [torch.empty(0)] * len(sentences)
+    features: list[Tensor] = [torch.empty(0)] * len(sentences)
+    with reading_features(last_layer(teacher.model)) as read:
+        for batch in length_batches([sentence.ids for sentence in sentences], tokens_per_batch):
+            input_ids, mask = pad_right([sentences[index].ids for index in batch], teacher.device)
             made = teacher(input_ids, mask).float().cpu()
             own = read.pop().float().cpu()
             for row, index in enumerate(batch):
                 logits[index], features[index] = made[row].clone(), own[row].clone()
             counter.advance(len(batch))
-    taught = torch.stack(logits)
-    if split is not None:
-        taught = _split(split, taught, torch.stack(features), len(rows.train), teacher, num_subclasses)
-    every = [replace(sentence, teacher=taught[index]) for index, sentence in enumerate(every)]
-    return replace(rows, train=every[: len(rows.train)], heldout=every[len(rows.train) :])
+    return torch.stack(logits), torch.stack(features)
 
 
 def _split(
