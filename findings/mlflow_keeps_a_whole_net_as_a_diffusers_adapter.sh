@@ -3,7 +3,7 @@
 # `mlflow.diffusers` is no flavor of pipelines: `save_model` takes LoRA adapters beside the name of a base model. Given the folder that
 # `UNet2DModel.save_pretrained` wrote, a whole net, it keeps it as `adapter_type: lora` without a word: no tensor's name is looked at, and that
 # no pipeline takes it shows when somebody loads it. Whole pipelines need an own folder in the version.
-# Output seen: flavor lora of ./base; kept config.json, diffusion_pytorch_model.safetensors; LoRA tensors 0 of 126
+# Output seen: flavor lora of ./base; kept config.json, diffusion_pytorch_model.safetensors; LoRA tensors 0 of 208
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
