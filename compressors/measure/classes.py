@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -13,6 +14,22 @@ from attar.compressors.measure.paired import mean_share, paired_retention
 NUM_RESAMPLES = 1000
 # Bins of equal width of the likeliest class's probability, as most tables of calibration have.
 NUM_BINS = 15
+
+
+class Scored(Protocol):
+    """What a model made of rows, as figures and their intervals are taken of it."""
+
+    @property
+    def right(self) -> np.ndarray:
+        """1 for each row where all is right, else 0."""
+        ...
+
+    def chosen(self, rows: np.ndarray) -> Self:
+        """Return what was made of some rows."""
+        ...
+
+
+S = TypeVar("S", bound=Scored)
 
 
 @dataclass(frozen=True)
@@ -62,7 +79,7 @@ def mean_nats(predictions: Predictions) -> float:
     return float(predictions.nats.mean())
 
 
-def estimate(measure: Callable[[Predictions], float], sets: Sequence[Predictions], seed: int = 0) -> Estimate:
+def estimate(measure: Callable[[S], float], sets: Sequence[S], seed: int = 0) -> Estimate:
     """Return the mean of a measure over several sets, each counted alike. Their rows are drawn anew for the interval.
 
     Where all draws are alike, as of rows that are all right, the interval is that of the share of right rows: drawing anew would know too much.
@@ -77,9 +94,9 @@ def estimate(measure: Callable[[Predictions], float], sets: Sequence[Predictions
 
 
 def ratio(
-    measure: Callable[[Predictions], float],
-    candidate: Sequence[Predictions],
-    baseline: Sequence[Predictions],
+    measure: Callable[[S], float],
+    candidate: Sequence[S],
+    baseline: Sequence[S],
     seed: int = 0,
 ) -> Estimate:
     """Return the candidate's mean of a measure / the baseline's, on the same rows, which are drawn anew together.
@@ -87,7 +104,7 @@ def ratio(
     Where all draws are alike the interval is that of the ratio of right rows, as in `estimate`.
     """
 
-    def quotient(pairs: Sequence[tuple[Predictions, Predictions]]) -> float:
+    def quotient(pairs: Sequence[tuple[S, S]]) -> float:
         above, below = (np.mean([measure(pair[side]) for pair in pairs]) for side in (0, 1))
         return float(above / below) if below else float("nan")
 
@@ -95,7 +112,7 @@ def ratio(
     generator = np.random.default_rng(seed)
     draws = []
     for _ in range(NUM_RESAMPLES):
-        rows = [generator.integers(0, len(first.labels), len(first.labels)) for first, _ in pairs]
+        rows = [generator.integers(0, len(first.right), len(first.right)) for first, _ in pairs]
         draws.append(quotient([(a.chosen(some), b.chosen(some)) for (a, b), some in zip(pairs, rows, strict=True)]))
     known = np.asarray([value for value in draws if np.isfinite(value)])
     low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (float("nan"), float("nan"))
@@ -105,9 +122,9 @@ def ratio(
     return Estimate(quotient(pairs), float(low), float(high))
 
 
-def _drawn(sets: Sequence[Predictions], seed: int) -> list[list[Predictions]]:
+def _drawn(sets: Sequence[S], seed: int) -> list[list[S]]:
     generator = np.random.default_rng(seed)
     return [
-        [some.chosen(generator.integers(0, len(some.labels), len(some.labels))) for some in sets]
+        [some.chosen(generator.integers(0, len(some.right), len(some.right))) for some in sets]
         for _ in range(NUM_RESAMPLES)
     ]

@@ -24,7 +24,7 @@ from attar.compressors.models.sharded import shard_blocks
 from attar.compressors.models.trained_weights import WeightAverage, trained_weights
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import AdapterArtifact, Trainable
-from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES, subject_of
+from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES, TAGGER, subject_of
 from attar.stages.artifacts.mixed_subjects import refuse_mixed
 from attar.stages.artifacts.model.folder import load_base, load_tokenizer
 from attar.stages.contract import Forecast, check_covers, check_vocabulary, stage
@@ -56,6 +56,7 @@ PACKING_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 BUILDS = {
     ENCODER: build_encoder_run,
     CLASSIFIER: build_classifier_run,
+    TAGGER: build_classifier_run,
     IMAGES: build_image_run,
     DENOISER: build_denoiser_run,
 }

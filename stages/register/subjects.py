@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, ENCODER, IMAGES, Subject
-from attar.registry.release.gate import CLASSIFIER_METRICS, ENCODER_METRICS, IMAGE_METRICS, THRESHOLDS
+from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, ENCODER, IMAGES, TAGGER, Subject
+from attar.registry.release.gate import CLASSIFIER_METRICS, ENCODER_METRICS, IMAGE_METRICS, TAGGER_METRICS, THRESHOLDS
 from attar.stages.artifacts.classifier.folder import load_classifier
 from attar.stages.artifacts.encoder.folder import load_encoder
 from attar.stages.artifacts.images.folder import load_classifier as load_image_classifier
@@ -16,16 +16,19 @@ from attar.stages.artifacts.images.pixels import load_processor
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.register.config import IntervalGate, Thresholds
 
-# Thresholds on what every model has, those of an encoder, and those of a classifier.
+# Thresholds on what every model has, and those of models of each other subject.
 SHARED_THRESHOLDS = {"max_size_ratio"}
 IMAGE_THRESHOLDS = SHARED_THRESHOLDS | {name for name, (metric, _) in THRESHOLDS.items() if metric in IMAGE_METRICS}
 ENCODER_THRESHOLDS = SHARED_THRESHOLDS | {name for name, (metric, _) in THRESHOLDS.items() if metric in ENCODER_METRICS}
 CLASSIFIER_THRESHOLDS = SHARED_THRESHOLDS | {
     name for name, (metric, _) in THRESHOLDS.items() if metric in CLASSIFIER_METRICS
 }
+TAGGER_THRESHOLDS = SHARED_THRESHOLDS | {name for name, (metric, _) in THRESHOLDS.items() if metric in TAGGER_METRICS}
 # Those that no causal model is measured by.
 OTHERS = (
-    (ENCODER_THRESHOLDS | CLASSIFIER_THRESHOLDS | IMAGE_THRESHOLDS) - SHARED_THRESHOLDS - {"min_accuracy_retention"}
+    (ENCODER_THRESHOLDS | CLASSIFIER_THRESHOLDS | TAGGER_THRESHOLDS | IMAGE_THRESHOLDS)
+    - SHARED_THRESHOLDS
+    - {"min_accuracy_retention"}
 )
 
 
@@ -100,6 +103,20 @@ RELEASES: dict[Subject, Releases] = {
             forms={"onnx": "ONNX graph, a logit a class: onnxruntime, tokenizers"},
         ),
         thresholds=CLASSIFIER_THRESHOLDS,
+        load=lambda folder: load_classifier(folder).model,
+        checks=("accuracy_drop", "accuracy_retention", "bytes_ratio", "parameters_ratio"),
+    ),
+    TAGGER: Releases(
+        Wording(
+            noun="tagger of words",
+            blocks="blocks",
+            folder="Hugging Face folder",
+            library="transformers",
+            hub_task="token-classification",
+            task="token-classification",
+            forms={"onnx": "ONNX graph, a logit a tag for each token: onnxruntime, tokenizers"},
+        ),
+        thresholds=TAGGER_THRESHOLDS,
         load=lambda folder: load_classifier(folder).model,
         checks=("accuracy_drop", "accuracy_retention", "bytes_ratio", "parameters_ratio"),
     ),

@@ -18,7 +18,7 @@ from attar.compressors.distill.teachers.outputs import Teachers
 
 @dataclass(frozen=True)
 class ClassTexts:
-    """Texts under a classifier: a position is a text, its view a distribution over classes."""
+    """Texts under a classifier, or words under a tagger. A position is one of them, its view a distribution over classes."""
 
     def at(self, step: int) -> ClassTexts:
         return self

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from attar.compressors.distill.losses.denoising.views import PREDICTIONS
 from attar.compressors.distill.losses.objective import Objective
 from attar.registry.artifacts.facts import Facts
-from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES, Subject, subject_of
+from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES, TAGGER, Subject, subject_of
 from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.finetune.config import FinetuneConfig
 from attar.stages.finetune.subjects.classifier import check_classifier_training, reads_grades, refuse_other_views
@@ -18,6 +19,7 @@ from attar.stages.finetune.subjects.images import check_image_training
 CHECKS: dict[Subject, Callable[..., None]] = {
     ENCODER: check_encoder_training,
     CLASSIFIER: check_classifier_training,
+    TAGGER: partial(check_classifier_training, subject=TAGGER),
     IMAGES: check_image_training,
     DENOISER: check_denoiser_training,
 }
