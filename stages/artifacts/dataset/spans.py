@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from attar.compressors.data.spans import OUTSIDE, Span, in_characters, joined_places, kind_of, spans_of
-from attar.stages.artifacts.dataset.cells import is_blank, is_unicode
+from attar.stages.artifacts.dataset.cells import is_blank, is_unicode, json_of
 
 FORM = "{label: KIND, start: 0, end: 4} or {label: KIND, text: WORDS}"
 
@@ -41,7 +41,8 @@ def read_span(given: Any, text: str, taken: Collection[Span]) -> Span:
 
 
 def read_spans(given: Any, text: str) -> list[Span]:
-    """Return all spans of a text in order. Raises ValueError as `read_span` does, and for what is no list."""
+    """Return all spans of a text in order, of a list or of one as JSON text. Raises ValueError as `read_span` does, and for what is no list."""
+    given = _listed(given)
     if not isinstance(given, Sequence) or isinstance(given, str):
         raise ValueError(f"spans are {_shown(given)}; accepted: a list of {FORM}, an empty one where there is none")
     spans: list[Span] = []
@@ -51,8 +52,9 @@ def read_spans(given: Any, text: str) -> list[Span]:
     return sorted(spans)
 
 
-def read_tags(words: Any, tags: Any) -> tuple[str, list[Span]]:
-    """Return the text of words with a space between two, and the spans that the words' tags tell. Raises ValueError for other lists."""
+def read_tags(words: Any, tags: Any) -> tuple[list[str], list[Span]]:
+    """Return words, and the spans that their tags tell of the text that has a space between two words. Raises ValueError for other lists."""
+    words, tags = _listed(words), _listed(tags)
     for name, some in (("words", words), ("tags", tags)):
         if not isinstance(some, Sequence) or isinstance(some, str) or not some:
             raise ValueError(f"{name} are {_shown(some)}; accepted: a list of text, one entry at least")
@@ -62,12 +64,22 @@ def read_tags(words: Any, tags: Any) -> tuple[str, list[Span]]:
         raise ValueError(f"{len(words)} words have {len(tags)} tags; accepted: a tag a word")
     if wrong := [tag for tag in tags if tag != OUTSIDE and not kind_of(tag)]:
         raise ValueError(f"tag {wrong[0][:60]!r} tells no span; accepted: O, B-KIND, I-KIND")
-    return " ".join(words), in_characters(spans_of(tags), joined_places(words))
+    return list(words), in_characters(spans_of(tags), joined_places(words))
 
 
 def as_cells(spans: Collection[Span]) -> list[dict[str, Any]]:
     """Return spans as a row keeps them."""
     return [{"start": span.start, "end": span.end, "label": span.label} for span in spans]
+
+
+def _listed(cell: Any) -> Any:
+    """Return a cell, of a table of text the list that it holds as JSON."""
+    if not isinstance(cell, str) or cell.strip()[:1] != "[":
+        return cell
+    try:
+        return json_of(cell)
+    except ValueError:
+        return cell  # refused as what it is
 
 
 def _next(words: str, label: str, text: str, taken: Collection[Span]) -> Span:

@@ -125,8 +125,8 @@ def _rows(record: Mapping[str, Any], columns: Columns, name: str, made: TypedRow
         if column not in record:
             raise ValueError(f"has no column {column!r}.{_known(column, record)}")
     if columns.tags:
-        text, spans = read_tags(record[columns.question], record[columns.tags])
-        return [Row(id=name, question=text, spans=as_cells(spans), words=list(record[columns.question]))], None
+        words, spans = read_tags(record[columns.question], record[columns.tags])
+        return [Row(id=name, question=" ".join(words), spans=as_cells(spans), words=words)], None
     question = text_cell(record[columns.question], columns.question)
     if columns.spans:
         return [Row(id=name, question=question, spans=as_cells(read_spans(record[columns.spans], question)))], None

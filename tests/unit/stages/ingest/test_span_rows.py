@@ -52,6 +52,14 @@ def test_words_with_tags_are_a_text_with_spans(store: Store, tmp_path: Path) -> 
     assert row.spans == [{"start": 0, "end": 8, "label": "Drug"}]
 
 
+def test_a_table_of_text_holds_lists_as_json(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "rows.tsv"
+    path.write_text('text\tspans\nlithium helps\t"[{""label"": ""Drug"", ""start"": 0, ""end"": 7}]"\n')
+    config = IngestDataConfig(source=f"tsv:{path}", columns=SPANS, heldout_fraction=0.0)
+    (row,) = read_rows(ingest_data.execute(config, NoInputs(), store).artifact.path / "rows.jsonl")
+    assert row.spans == [{"start": 0, "end": 7, "label": "Drug"}]
+
+
 @pytest.mark.parametrize(
     ("columns", "record", "message"),
     [
