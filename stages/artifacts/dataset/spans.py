@@ -8,34 +8,47 @@ from typing import Any
 from attar.compressors.data.spans import OUTSIDE, Span, in_characters, joined_places, kind_of, spans_of
 from attar.stages.artifacts.dataset.cells import is_blank, is_unicode, json_of
 
+
+class SpanError(ValueError):
+    """A span that a text does not have. `kind`: what is wrong with it, in a word or two."""
+
+    def __init__(self, kind: str, problem: str) -> None:
+        super().__init__(problem)
+        self.kind = kind
+
+
 FORM = "{label: KIND, start: 0, end: 4} or {label: KIND, text: WORDS}"
 
 
 def read_span(given: Any, text: str, taken: Collection[Span]) -> Span:
     """Return a span of a text. One that says no place is the first of its words that no other span has `taken`.
 
-    Raises ValueError for another form, words that are not in the text, or not where they should be, and for two spans that overlap.
+    Raises SpanError for another form, words that are not in the text, or not where they should be, and for two spans that overlap.
     """
     if not isinstance(given, Mapping) or not isinstance(given.get("label"), str):
-        raise ValueError(f"span {_shown(given)} has no label; accepted: {FORM}")
+        raise SpanError("no span", f"span {_shown(given)} has no label; accepted: {FORM}")
     label, words, start, end = (given.get(name) for name in ("label", "text", "start", "end"))
     if is_blank(label) or not is_unicode(label) or len(label.splitlines()) > 1:
-        raise ValueError(f"span {_shown(given)} has a blank label; accepted: {FORM}")
+        raise SpanError("no span", f"span {_shown(given)} has a blank label; accepted: {FORM}")
     if start is None and end is None:
         if not isinstance(words, str) or not words.strip():
-            raise ValueError(f"span {_shown(given)} has no text; accepted: {FORM}")
+            raise SpanError("no span", f"span {_shown(given)} has no text; accepted: {FORM}")
         return _next(words, label, text, taken)
     is_place = all(isinstance(edge, int) and not isinstance(edge, bool) for edge in (start, end))
     if not is_place or not 0 <= start < end <= len(text) or not text[start:end].strip():
-        raise ValueError(f"span {_shown(given)} is not in its text of {len(text)} characters; accepted: {FORM}")
+        raise SpanError(
+            "not verbatim", f"span {_shown(given)} is not in its text of {len(text)} characters; accepted: {FORM}"
+        )
     if isinstance(words, str) and text[start:end] != words:
-        raise ValueError(
-            f"span {words[:60]!r} is not verbatim in its text, which has {text[start:end][:60]!r} at {start} to {end}"
+        raise SpanError(
+            "not verbatim",
+            f"span {words[:60]!r} is not verbatim in its text, which has {text[start:end][:60]!r} at {start} to {end}",
         )
     span = Span(start, end, label)
     if over := next((other for other in taken if _overlap(span, other)), None):
-        raise ValueError(
-            f"span {text[start:end][:60]!r} overlaps {text[over.start : over.end][:60]!r}; accepted: spans apart from each other"
+        raise SpanError(
+            "overlap",
+            f"span {text[start:end][:60]!r} overlaps {text[over.start : over.end][:60]!r}; accepted: spans apart from each other",
         )
     return span
 
@@ -85,14 +98,15 @@ def _listed(cell: Any) -> Any:
 def _next(words: str, label: str, text: str, taken: Collection[Span]) -> Span:
     start = text.find(words)
     if start < 0:
-        raise ValueError(f"span {words[:60]!r} is not verbatim in its text")
+        raise SpanError("not verbatim", f"span {words[:60]!r} is not verbatim in its text")
     while start >= 0:
         span = Span(start, start + len(words), label)
         if not any(_overlap(span, other) for other in taken):
             return span
         start = text.find(words, start + 1)
-    raise ValueError(
-        f"span {words[:60]!r} overlaps another wherever the text has it; accepted: spans apart from each other"
+    raise SpanError(
+        "overlap",
+        f"span {words[:60]!r} overlaps another wherever the text has it; accepted: spans apart from each other",
     )
 
 
