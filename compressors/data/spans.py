@@ -1,4 +1,4 @@
-"""Spans of a text, and tags of its words: `B-X` begins a span of kind X, `I-X` goes on with it, `O` is outside (BIO, or IOB2).
+"""Spans of a text as tags of its words (BIO, or IOB2). `B-X` begins a span of kind X, `I-X` goes on with it, `O` is outside.
 
 https://arxiv.org/abs/cmp-lg/9505040. Tags that begin nothing are read as conlleval and seqeval read them: an `I-X` behind another kind, or
 behind `O`, begins a span.
@@ -14,7 +14,7 @@ OUTSIDE, BEGIN, INSIDE = "O", "B-", "I-"
 # A run of letters, digits and underscores, or a single sign.
 WORD = re.compile(r"\w+|[^\w\s]")
 # First character of a word in its text, and the one behind its last.
-Place = tuple[int, int]
+Location = tuple[int, int]
 
 
 @dataclass(frozen=True, order=True)
@@ -26,32 +26,32 @@ class Span:
     label: str
 
 
-def word_places(text: str) -> list[Place]:
+def word_locations(text: str) -> list[Location]:
     """Return where the words of a text are."""
     return [match.span() for match in WORD.finditer(text)]
 
 
-def joined_places(words: Sequence[str]) -> list[Place]:
+def joined_locations(words: Sequence[str]) -> list[Location]:
     """Return where given words are in the text that they make with a space between two."""
-    places, start = [], 0
+    locations, start = [], 0
     for word in words:
-        places.append((start, start + len(word)))
+        locations.append((start, start + len(word)))
         start += len(word) + 1
-    return places
+    return locations
 
 
-def tags_of(spans: Collection[Span], places: Sequence[Place], tags: Collection[str]) -> list[str]:
-    """Return the tag of each word, which belongs to a span when it shares a character with it, to the first of two.
+def tags_of(spans: Collection[Span], locations: Sequence[Location], tags: Collection[str]) -> list[str]:
+    """Return the tag of each word. It belongs to a span when it shares a character with it, to the first of two.
 
     Without `B-X` among the model's `tags` a span begins with `I-X`, and the reverse. Every kind must have one of the two.
     """
-    made = [OUTSIDE] * len(places)
+    made = [OUTSIDE] * len(locations)
     for span in sorted(spans):
         first, rest = (
             next(prefix + span.label for prefix in order if prefix + span.label in tags)
             for order in ((BEGIN, INSIDE), (INSIDE, BEGIN))
         )
-        own = [index for index, (start, end) in enumerate(places) if start < span.end and span.start < end]
+        own = [index for index, (start, end) in enumerate(locations) if start < span.end and span.start < end]
         free = [index for index in own if made[index] == OUTSIDE]
         for index in free:
             made[index] = first if index == free[0] else rest
@@ -71,9 +71,9 @@ def spans_of(tags: Sequence[str]) -> list[Span]:
     return spans
 
 
-def in_characters(spans: Collection[Span], places: Sequence[Place]) -> list[Span]:
+def in_characters(spans: Collection[Span], locations: Sequence[Location]) -> list[Span]:
     """Return spans of words as spans of characters."""
-    return [Span(places[span.start][0], places[span.end - 1][1], span.label) for span in spans]
+    return [Span(locations[span.start][0], locations[span.end - 1][1], span.label) for span in spans]
 
 
 def kind_of(tag: str) -> str:
@@ -92,7 +92,7 @@ def tags_for(kinds: Sequence[str]) -> list[str]:
 
 
 def wrong_tags(tags: Collection[str]) -> Iterator[str]:
-    """Yield what is wrong with tags: each is `O`, or says where in a span of which kind a word is, and `O` is among them."""
+    """Yield what is wrong with tags. Each is `O`, or says where in a span of which kind a word is, and `O` is among them."""
     for tag in tags:
         if tag != OUTSIDE and not kind_of(tag):
             yield f"{tag[:60]!r}; accepted: {OUTSIDE}, and {BEGIN}KIND and {INSIDE}KIND of each kind of span"
@@ -100,14 +100,14 @@ def wrong_tags(tags: Collection[str]) -> Iterator[str]:
         yield f"no {OUTSIDE!r}; accepted: {OUTSIDE}, and {BEGIN}KIND and {INSIDE}KIND of each kind of span"
 
 
-def first_tokens(offsets: Sequence[Place], places: Sequence[Place]) -> list[int]:
-    """Return the first token of each word by where tokens begin and end in the text; -1 for a word that no token begins for.
+def first_tokens(offsets: Sequence[Location], locations: Sequence[Location]) -> list[int]:
+    """Return the first token of each word by where tokens begin and end; -1 for a word without one.
 
     Special tokens are nowhere, (0, 0). Of two words in one token the first has it.
     """
     firsts: list[int] = []
     token, last = 0, -1
-    for start, end in places:
+    for start, end in locations:
         while token < len(offsets) and offsets[token][1] <= start:
             token += 1
         is_there = token != last and token < len(offsets) and offsets[token][0] < end

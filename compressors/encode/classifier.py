@@ -1,4 +1,4 @@
-"""A classifier of texts or of their words: a transformer that sees both sides of a token, and a head over classes."""
+"""A classifier of texts or words: a transformer that sees both sides of a token, and a head over classes."""
 
 from __future__ import annotations
 

@@ -13,26 +13,28 @@ from attar.compressors.data.spans import kinds_of, spans_of
 
 @dataclass(frozen=True)
 class SpanCounts:
-    """Of N texts: spans of each of K kinds that are right, told and there, and how many words there are and have the right tag."""
+    """Spans of N texts and K kinds that are right, predicted and gold. Words of the texts, and those with the right tag."""
 
     hits: np.ndarray
-    told: np.ndarray
-    there: np.ndarray
+    predicted: np.ndarray
+    gold: np.ndarray
     words: np.ndarray
     right_words: np.ndarray
 
     @staticmethod
-    def of(told: Sequence[Sequence[str]], there: Sequence[Sequence[str]], tags: Sequence[str]) -> SpanCounts:
+    def of(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]], tags: Sequence[str]) -> SpanCounts:
         """Return the counts of texts by the tags that their words were given and have, both of `tags`."""
         kinds = kinds_of(tags)
-        counts = np.zeros((3, len(there), len(kinds)), int)
-        for row, (own, right) in enumerate(zip(told, there, strict=True)):
+        counts = np.zeros((3, len(gold), len(kinds)), int)
+        for row, (own, right) in enumerate(zip(predicted, gold, strict=True)):
             sets = [set(spans_of(some)) for some in (own, right)]
             for number, some in enumerate((sets[0] & sets[1], *sets)):
                 by_kind = Counter(span.label for span in some)
                 counts[number, row] = [by_kind[kind] for kind in kinds]
-        same = [sum(a == b for a, b in zip(own, right, strict=True)) for own, right in zip(told, there, strict=True)]
-        return SpanCounts(*counts, np.asarray([len(some) for some in there]), np.asarray(same))
+        same = [
+            sum(a == b for a, b in zip(own, right, strict=True)) for own, right in zip(predicted, gold, strict=True)
+        ]
+        return SpanCounts(*counts, np.asarray([len(some) for some in gold]), np.asarray(same))
 
     def chosen(self, rows: np.ndarray) -> SpanCounts:
         """Return those of some texts."""
@@ -45,30 +47,30 @@ class SpanCounts:
 
 
 def span_f1(counts: SpanCounts) -> float:
-    """Return 2 hits / (told + there) over the spans of all texts and kinds; 0 where there are none."""
-    return _quotient(2 * counts.hits.sum(), counts.told.sum() + counts.there.sum())
+    """Return 2 hits / (predicted + gold) over the spans of all texts and kinds; 0 where there are none."""
+    return _quotient(2 * counts.hits.sum(), counts.predicted.sum() + counts.gold.sum())
 
 
 def span_precision(counts: SpanCounts) -> float:
-    """Return the share of told spans that are right."""
-    return _quotient(counts.hits.sum(), counts.told.sum())
+    """Return the share of predicted spans that are right."""
+    return _quotient(counts.hits.sum(), counts.predicted.sum())
 
 
 def span_recall(counts: SpanCounts) -> float:
-    """Return the share of spans that are told."""
-    return _quotient(counts.hits.sum(), counts.there.sum())
+    """Return the share of gold spans that are predicted."""
+    return _quotient(counts.hits.sum(), counts.gold.sum())
 
 
 def macro_span_f1(counts: SpanCounts) -> float:
-    """Return the mean of the kinds' F1, of the kinds that are there or told."""
-    total = (counts.told + counts.there).sum(axis=0)
+    """Return the mean of the kinds' F1, of the kinds that are predicted or gold."""
+    total = (counts.predicted + counts.gold).sum(axis=0)
     hits = counts.hits.sum(axis=0)
     return float(np.mean(2 * hits[total > 0] / total[total > 0])) if (total > 0).any() else 0.0
 
 
 def kind_f1(counts: SpanCounts, kind: int) -> float:
     """Return the F1 of the spans of a single kind."""
-    total = counts.told[:, kind].sum() + counts.there[:, kind].sum()
+    total = counts.predicted[:, kind].sum() + counts.gold[:, kind].sum()
     return _quotient(2 * counts.hits[:, kind].sum(), total)
 
 

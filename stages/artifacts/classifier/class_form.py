@@ -1,4 +1,4 @@
-"""How a folder names its classes: `id2label` of its config.json, whether texts or words have them, and how many outputs of the head make a class."""
+"""How a folder names its classes: `id2label` of its config.json. Whether texts or words have them, and how many outputs make a class."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""The classes of a data set's rows: the answer of a row is the name of its class, its spans are the tags of its words."""
+"""The classes of a data set's rows. The answer of a row is the name of its class, its spans are the tags of its words."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from attar.compressors.catalogue import did_you_mean
-from attar.compressors.data.spans import Place, Span, joined_places, kinds_of, tags_of, word_places
+from attar.compressors.data.spans import Location, Span, joined_locations, kinds_of, tags_of, word_locations
 from attar.stages.artifacts.dataset.rows import Row
 
 
@@ -34,9 +34,9 @@ def asked_text(row: Row) -> str:
     return row.text or row.question
 
 
-def places_of(row: Row) -> list[Place]:
-    """Return where the words of a row's text are: those that it came with, else runs of letters and digits, and single signs."""
-    return joined_places(row.words) if row.words else word_places(asked_text(row))
+def locations_of(row: Row) -> list[Location]:
+    """Return where the words of a row's text are. Those that it came with, else runs of letters and digits, and single signs."""
+    return joined_locations(row.words) if row.words else word_locations(asked_text(row))
 
 
 def tags_of_row(row: Row, labels: Sequence[str], where: str) -> list[str]:
@@ -51,4 +51,4 @@ def tags_of_row(row: Row, labels: Sequence[str], where: str) -> list[str]:
         raise ValueError(
             f"{where}: row {row.id} has a span of kind {unknown[0][:60]!r}, which the model does not have.{did_you_mean(unknown[0][:60], kinds)}"
         )
-    return tags_of(spans, places_of(row), labels)
+    return tags_of(spans, locations_of(row), labels)

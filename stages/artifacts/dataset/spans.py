@@ -1,11 +1,11 @@
-"""Spans of a text as data sets and models write them: objects with a label, where in the text they are or what they say. All are verbatim."""
+"""Spans of a text as data sets and models write them. Each has a label, where in the text it is or what it says; all are verbatim."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from attar.compressors.data.spans import OUTSIDE, Span, in_characters, joined_places, kind_of, spans_of
+from attar.compressors.data.spans import OUTSIDE, Span, in_characters, joined_locations, kind_of, spans_of
 from attar.stages.artifacts.dataset.cells import is_blank, is_unicode, json_of
 
 
@@ -77,7 +77,7 @@ def read_tags(words: Any, tags: Any) -> tuple[list[str], list[Span]]:
         raise ValueError(f"{len(words)} words have {len(tags)} tags; accepted: a tag a word")
     if wrong := [tag for tag in tags if tag != OUTSIDE and not kind_of(tag)]:
         raise ValueError(f"tag {wrong[0][:60]!r} tells no span; accepted: O, B-KIND, I-KIND")
-    return list(words), in_characters(spans_of(tags), joined_places(words))
+    return list(words), in_characters(spans_of(tags), joined_locations(words))
 
 
 def as_cells(spans: Collection[Span]) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from attar.compressors.data.spans import Place, first_tokens
+from attar.compressors.data.spans import Location, first_tokens
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import Artifact
 from attar.stages.artifacts.dataset.rows import Row
@@ -43,15 +43,17 @@ class TextReader:
             raise ValueError(f"text {empty[0]} has no tokens; accepted: texts with one at least")
         return ids
 
-    def aligned(self, texts: Sequence[str], places: Sequence[Sequence[Place]]) -> Iterator[tuple[list[int], list[int]]]:
-        """Yield the token ids of each text with the first token of each of its words, -1 for one behind the cut."""
+    def aligned(
+        self, texts: Sequence[str], locations: Sequence[Sequence[Location]]
+    ) -> Iterator[tuple[list[int], list[int]]]:
+        """Yield the token ids of each text with the first token of each of its words. It is -1 behind the cut."""
         for start in range(0, len(texts), AT_ONCE):
             part = list(texts[start : start + AT_ONCE])
             made = self._tokenizer(part, add_special_tokens=True, return_offsets_mapping=True, **self._limit)
             yield from (
                 (ids, first_tokens(offsets, words))
                 for ids, offsets, words in zip(
-                    made.input_ids, made.offset_mapping, places[start : start + AT_ONCE], strict=True
+                    made.input_ids, made.offset_mapping, locations[start : start + AT_ONCE], strict=True
                 )
             )
 

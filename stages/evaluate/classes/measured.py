@@ -62,8 +62,8 @@ def measure_classes(
     beside = opened(inputs.beside, config.provider, dtype, device) if inputs.beside is not None else None
     evaluation["latency"] = row_times(inputs, runner, beside, reader(timed_texts(list(tasks.values()))))
     headline = class_headline(scores, evaluation)
-    told = (f"{name.replace('_', ' ')} {headline[name]:.3f}" for name in ("accuracy", *scores.figures))
-    note(", ".join(told))
+    figures = (f"{name.replace('_', ' ')} {headline[name]:.3f}" for name in ("accuracy", *scores.figures))
+    note(", ".join(figures))
     return write_evaluation(evaluation, headline, content)
 
 

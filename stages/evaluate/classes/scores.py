@@ -81,7 +81,7 @@ SPANS = Scores(
 
 
 def class_headline(scores: Scores[Any], evaluation: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers by name: `accuracy` and the kind's figures over all tasks, `accuracy_NAME` and the main one of each; sizes, times."""
+    """Return the numbers by name. `accuracy` and the kind's figures over all tasks, `accuracy_NAME` and the main one of each; sizes, times."""
     numbers = time_figures(evaluation)
     right = evaluation["right"]
     numbers |= known_figures("accuracy", mean_share(list(right.values())))

@@ -1,4 +1,4 @@
-"""Evaluate a tagger, torch or graph: F1, precision and recall of spans, the share of words tagged right, size, and seconds a text."""
+"""Evaluate a tagger, torch or graph: F1, precision and recall of spans, words tagged right, size, seconds a text."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attar.compressors.data.spans import OUTSIDE, Place
+from attar.compressors.data.spans import OUTSIDE, Location
 from attar.compressors.encode.encoder import token_rows
 from attar.compressors.measure.spans import SpanCounts
 from attar.registry.artifacts.fingerprint import digest
 from attar.registry.artifacts.handles import AnyData, EvaluationArtifact
-from attar.stages.artifacts.classifier.row_classes import places_of, tags_of_row
+from attar.stages.artifacts.classifier.row_classes import locations_of, tags_of_row
 from attar.stages.artifacts.dataset.measured_data import question_rows, unique_names
 from attar.stages.artifacts.dataset.rows import Split
 from attar.stages.artifacts.encoder.texts import TextReader
@@ -33,16 +33,16 @@ def evaluate_tagger(config: EvaluateConfig, inputs: EvaluateInputs, content: Pat
     }
 
     def counts(runner: Any, reader: TextReader, task: TaggedTask, name: str) -> SpanCounts:
-        return SpanCounts.of(told_tags(runner, reader, task, labels, config.batch_size, name), task.tags, labels)
+        return SpanCounts.of(predicted_tags(runner, reader, task, labels, config.batch_size, name), task.tags, labels)
 
     return measure_classes(config, inputs, tasks, SPANS, counts, content)
 
 
-def told_tags(
+def predicted_tags(
     runner: Any, reader: TextReader, task: TaggedTask, labels: Sequence[str], batch_size: int, name: str
 ) -> list[list[str]]:
     """Return the likeliest tag of each word, by its first token. A word that no token begins for, as behind the cut, is outside."""
-    aligned = list(reader.aligned(task.texts, task.places))
+    aligned = list(reader.aligned(task.texts, task.locations))
     counter = bar(f"tagging {name}", len(task.texts), "texts")
     rows = token_rows(runner, [ids for ids, _ in aligned], batch_size * 128, counter.advance)
     if lost := sum(first < 0 for _, firsts in aligned for first in firsts):
@@ -59,7 +59,7 @@ class TaggedTask:
     """Texts, where their words are, the tag of each word, and an id of each text."""
 
     texts: Sequence[str]
-    places: Sequence[Sequence[Place]]
+    locations: Sequence[Sequence[Location]]
     tags: Sequence[Sequence[str]]
     ids: Sequence[str]
 
@@ -72,8 +72,8 @@ class TaggedTask:
 def read_tagged(data: AnyData, name: str, labels: Sequence[str], max_rows: int, part: Split) -> TaggedTask:
     """Return a data set's texts with the tags of their words. Raises ValueError for a row without spans, or of a kind that the model has not."""
     where = f"task {name}"
-    rows = [row for row in question_rows(data, max_rows, part) if places_of(row)]
+    rows = [row for row in question_rows(data, max_rows, part) if locations_of(row)]
     if not rows:
         raise ValueError(f"{where}: no row has a text with its spans; set columns.spans or columns.tags in ingest_data")
     tags = [tags_of_row(row, labels, where) for row in rows]
-    return TaggedTask([row.question for row in rows], [places_of(row) for row in rows], tags, question_ids(rows))
+    return TaggedTask([row.question for row in rows], [locations_of(row) for row in rows], tags, question_ids(rows))

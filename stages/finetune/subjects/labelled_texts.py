@@ -1,4 +1,4 @@
-"""What a classifier, a scorer of pairs and a tagger learn of a data set's rows: texts with their class, pairs with a grade, words with tags."""
+"""What classifiers, scorers of pairs and taggers learn: texts with their class, pairs with a grade, words with tags."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from attar.compressors.distill.examples.sentences import Sentence
 from attar.compressors.distill.losses.classes import UNLABELLED
 from attar.compressors.distill.losses.objective import Objective
-from attar.stages.artifacts.classifier.row_classes import asked_text, class_of, places_of, tags_of_row
+from attar.stages.artifacts.classifier.row_classes import asked_text, class_of, locations_of, tags_of_row
 from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.artifacts.encoder.texts import TextReader
 from attar.stages.finetune.plan import TrainingPlan
@@ -61,12 +61,12 @@ def _tagged(row: Row, source: str, reader: TextReader, labels: Sequence[str] | N
 
     Words behind the cut, and tokens that go on with a word, are not learned.
     """
-    text, places = asked_text(row), places_of(row)
-    if not places:
+    text, locations = asked_text(row), locations_of(row)
+    if not locations:
         return []
-    ((ids, firsts),) = reader.aligned([text], [places])
+    ((ids, firsts),) = reader.aligned([text], [locations])
     is_labelled = labels is not None and row.spans is not None
-    tags = tags_of_row(row, labels, source) if labels is not None and is_labelled else [""] * len(places)
+    tags = tags_of_row(row, labels, source) if labels is not None and is_labelled else [""] * len(locations)
     numbers = {tag: index for index, tag in enumerate(labels or ())}
     learned = [(first, numbers.get(tag, UNLABELLED)) for first, tag in zip(firsts, tags, strict=True) if first >= 0]
     if not learned:

@@ -162,10 +162,10 @@ def test_what_a_tagger_has_not_is_refused_before_any_work(
     strange = ingested_spans(
         store,
         tmp_path / "strange.jsonl",
-        [{"text": "a b", "spans": [{"label": "Place", "text": "a"}]}],
+        [{"text": "a b", "spans": [{"label": "Location", "text": "a"}]}],
         heldout_fraction=0.0,
     )
-    with pytest.raises(ValueError, match="row 000000 has a span of kind 'Place', which the model does not have"):
+    with pytest.raises(ValueError, match="row 000000 has a span of kind 'Location', which the model does not have"):
         finetune.execute(FinetuneConfig(**LEARNED), FinetuneInputs(model=fresh, data=(strange,)), store)
 
 

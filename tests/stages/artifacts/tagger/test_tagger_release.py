@@ -48,8 +48,10 @@ def test_a_tagger_is_registered_and_pulled(
     folder = download_model("names", tmp_path / "pulled")
     from transformers import pipeline
 
-    told = pipeline("token-classification", model=str(folder / "model"), aggregation_strategy="first")("of Ada, not 3")
-    assert {entry["entity_group"] for entry in told} <= {"Name", "Count"}
+    predicted = pipeline("token-classification", model=str(folder / "model"), aggregation_strategy="first")(
+        "of Ada, not 3"
+    )
+    assert {entry["entity_group"] for entry in predicted} <= {"Name", "Count"}
     assert (folder / "onnx" / "model.onnx").exists()
     card = (folder / "README.md").read_text()
     assert "pipeline_tag: token-classification" in card and "A tagger of words of 3 blocks" in card

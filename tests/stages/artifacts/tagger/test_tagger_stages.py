@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from attar.compressors.data.spans import spans_of, word_places
+from attar.compressors.data.spans import spans_of, word_locations
 from attar.compressors.distill.examples.sentences import Sentence, collated
 from attar.registry.artifacts.handles import DatasetArtifact, TaggerArtifact, TaggerGraphArtifact
 from attar.registry.artifacts.store import Store
@@ -17,7 +17,7 @@ from attar.stages.artifacts.classifier.folder import load_classifier
 from attar.stages.artifacts.dataset.rows import read_rows, split_rows
 from attar.stages.artifacts.encoder.texts import TextReader
 from attar.stages.artifacts.text_models import TEXT_MODELS
-from attar.stages.evaluate.classes.tagger import read_tagged, told_tags
+from attar.stages.evaluate.classes.tagger import predicted_tags, read_tagged
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
 from attar.stages.evaluate.paired_evaluations import evaluation_of, paired_ratios
 from attar.stages.evaluate.stage import evaluate
@@ -67,12 +67,12 @@ def test_a_tagger_learns_its_spans_and_is_measured(
     measured = evaluate.execute(FLOAT, inputs, store).artifact
     content, facts = evaluation_of(measured), measured.facts
     task = read_tagged(spans, "names", TAGS, 0, "heldout")
-    told = told_tags(load_classifier(tagger.path), TextReader.of(tagger), task, TAGS, 8, "names")
-    right = [float(own == list(there)) for own, there in zip(told, task.tags, strict=True)]
+    predicted = predicted_tags(load_classifier(tagger.path), TextReader.of(tagger), task, TAGS, 8, "names")
+    right = [float(own == list(there)) for own, there in zip(predicted, task.tags, strict=True)]
     assert content["right"]["names"] == right and len(right) > 20
     assert facts["accuracy"] == pytest.approx(sum(right) / len(right))
     hits, every = 0, 0
-    for own, there in zip(told, task.tags, strict=True):
+    for own, there in zip(predicted, task.tags, strict=True):
         hits += len({*spans_of(own)} & {*spans_of(there)})
         every += len(spans_of(own)) + len(spans_of(there))
     assert facts["span_f1"] == pytest.approx(2 * hits / every) and facts["span_f1"] > 0.8
@@ -93,10 +93,12 @@ def test_words_behind_the_cut_are_outside_and_not_learned(store: Store, tagger: 
         heldout_fraction=0.0,
     )
     reader = TextReader(tagger.path, 6)
-    ((ids, firsts),) = reader.aligned([text], [word_places(text)])
+    ((ids, firsts),) = reader.aligned([text], [word_locations(text)])
     assert len(ids) <= 6 and firsts[0] >= 0 and firsts[2:] == [-1, -1]
-    told = told_tags(load_classifier(tagger.path), reader, read_tagged(data, "long", TAGS, 0, "train"), TAGS, 8, "long")
-    assert told[0][2:] == ["O", "O"]
+    predicted = predicted_tags(
+        load_classifier(tagger.path), reader, read_tagged(data, "long", TAGS, 0, "train"), TAGS, 8, "long"
+    )
+    assert predicted[0][2:] == ["O", "O"]
 
 
 def test_a_cut_tagger_is_its_kept_blocks_and_is_taught_by_the_whole_one(

@@ -8,12 +8,12 @@ from attar.compressors.data.spans import (
     Span,
     first_tokens,
     in_characters,
-    joined_places,
+    joined_locations,
     kinds_of,
     spans_of,
     tags_for,
     tags_of,
-    word_places,
+    word_locations,
     wrong_tags,
 )
 
@@ -22,34 +22,34 @@ TAGS = tags_for(["Drug", "Effect"])
 
 
 def test_words_are_runs_of_letters_and_digits_and_single_signs() -> None:
-    words = [TEXT[start:end] for start, end in word_places(TEXT)]
+    words = [TEXT[start:end] for start, end in word_locations(TEXT)]
     assert words == ["Severe", "ataxia", "after", "lithium", "(", "600mg", ")", "."]
-    assert joined_places(["a", "bcd", "e"]) == [(0, 1), (2, 5), (6, 7)]
+    assert joined_locations(["a", "bcd", "e"]) == [(0, 1), (2, 5), (6, 7)]
 
 
 def test_spans_come_back_of_the_tags_that_they_make() -> None:
-    places = word_places(TEXT)
+    locations = word_locations(TEXT)
     spans = [Span(0, 13, "Effect"), Span(20, 27, "Drug")]
-    tags = tags_of(spans, places, TAGS)
+    tags = tags_of(spans, locations, TAGS)
     assert tags == ["B-Effect", "I-Effect", "O", "B-Drug", "O", "O", "O", "O"]
-    assert in_characters(spans_of(tags), places) == spans
+    assert in_characters(spans_of(tags), locations) == spans
     # two of a kind side by side stay two
     side_by_side = [Span(0, 6, "Drug"), Span(7, 13, "Drug")]
-    assert in_characters(spans_of(tags_of(side_by_side, places, TAGS)), places) == side_by_side
+    assert in_characters(spans_of(tags_of(side_by_side, locations, TAGS)), locations) == side_by_side
 
 
 def test_a_span_within_a_word_is_the_word_and_of_two_in_one_the_first_has_it() -> None:
-    places = word_places(TEXT)
+    locations = word_locations(TEXT)
     dose = TEXT.index("mg")
-    assert tags_of([Span(dose, dose + 2, "Drug")], places, TAGS)[5] == "B-Drug"
-    both = tags_of([Span(dose - 3, dose, "Effect"), Span(dose, dose + 5, "Drug")], places, TAGS)
+    assert tags_of([Span(dose, dose + 2, "Drug")], locations, TAGS)[5] == "B-Drug"
+    both = tags_of([Span(dose - 3, dose, "Effect"), Span(dose, dose + 5, "Drug")], locations, TAGS)
     assert both[5:] == ["B-Effect", "B-Drug", "I-Drug"]
 
 
 def test_a_model_without_begins_or_insides_has_the_other() -> None:
-    places = word_places("a b c")
-    assert tags_of([Span(0, 3, "X")], places, ["O", "I-X"]) == ["I-X", "I-X", "O"]
-    assert tags_of([Span(0, 3, "X")], places, ["O", "B-X"]) == ["B-X", "B-X", "O"]
+    locations = word_locations("a b c")
+    assert tags_of([Span(0, 3, "X")], locations, ["O", "I-X"]) == ["I-X", "I-X", "O"]
+    assert tags_of([Span(0, 3, "X")], locations, ["O", "B-X"]) == ["B-X", "B-X", "O"]
 
 
 def test_an_inside_that_goes_on_with_nothing_begins() -> None:
@@ -86,4 +86,4 @@ def test_tags_of_other_schemes_are_told() -> None:
 def test_the_first_token_of_a_word_is_the_one_that_its_first_character_is_in(
     offsets: list[tuple[int, int]], firsts: list[int]
 ) -> None:
-    assert first_tokens(offsets, word_places("lava is x")) == firsts
+    assert first_tokens(offsets, word_locations("lava is x")) == firsts
