@@ -33,7 +33,7 @@ ROWS: list[dict[str, Any]] = [
     for name in NAMES
     for count in COUNTS
 ]
-LESSON: dict[str, Any] = {"schedule": {"num_epochs": 5, "learning_rate": 4e-3, "tokens_per_step": 256}}
+LESSON: dict[str, Any] = {"schedule": {"num_epochs": 10, "learning_rate": 4e-3, "tokens_per_step": 256}}
 
 
 def ingested_spans(store: Store, path: Path, records: list[dict[str, Any]], **config: Any) -> DatasetArtifact:

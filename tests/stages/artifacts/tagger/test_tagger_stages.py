@@ -11,12 +11,12 @@ import torch
 
 from attar.compressors.data.spans import spans_of, word_locations
 from attar.compressors.distill.examples.sentences import Sentence, collated
+from attar.compressors.encode.encoder import token_rows
 from attar.registry.artifacts.handles import DatasetArtifact, TaggerArtifact, TaggerGraphArtifact
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.classifier.folder import load_classifier
 from attar.stages.artifacts.dataset.rows import read_rows, split_rows
-from attar.stages.artifacts.encoder.texts import TextReader
-from attar.stages.artifacts.text_models import TEXT_MODELS
+from attar.stages.artifacts.encoder.texts import TextReader, asked_texts
 from attar.stages.evaluate.classes.tagger import predicted_tags, read_tagged
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
 from attar.stages.evaluate.paired_evaluations import evaluation_of, paired_ratios
@@ -37,9 +37,11 @@ FLOAT = EvaluateConfig(precision="float32")
 
 
 def logits_of(artifact: Any, data: DatasetArtifact) -> torch.Tensor:
-    models = TEXT_MODELS[artifact.subject]
-    texts = models.texts(artifact.facts, split_rows(read_rows(data.path / "rows.jsonl"), "heldout"))
-    return models.rows(load_classifier(artifact.path), TextReader.of(artifact)(texts))
+    """Of the words, whose first tokens alone are taught."""
+    texts = asked_texts(split_rows(read_rows(data.path / "rows.jsonl"), "heldout"))
+    aligned = list(TextReader.of(artifact).aligned(texts, [word_locations(text) for text in texts]))
+    rows = token_rows(load_classifier(artifact.path), [ids for ids, _ in aligned])
+    return torch.cat([own[firsts] for own, (_, firsts) in zip(rows, aligned, strict=True)])
 
 
 def nats(teacher: torch.Tensor, student: torch.Tensor) -> float:
