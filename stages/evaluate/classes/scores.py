@@ -11,21 +11,19 @@ import numpy as np
 from attar.compressors.measure.classes import (
     Predictions,
     S,
+    SpanCounts,
     calibration_error,
     estimate,
     macro_f1,
+    macro_span_f1,
     mean_nats,
     ratio,
-)
-from attar.compressors.measure.paired import mean_share, share
-from attar.compressors.measure.spans import (
-    SpanCounts,
-    macro_span_f1,
     span_f1,
     span_precision,
     span_recall,
     word_accuracy,
 )
+from attar.compressors.measure.paired import mean_share, share
 from attar.registry.release.figures import QUESTIONS
 from attar.registry.release.gate import Ratio
 from attar.stages.evaluate.rankings import interval_ratio, known_figures, time_figures

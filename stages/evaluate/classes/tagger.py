@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attar.compressors.data.spans import OUTSIDE, Location
+from attar.compressors.data.spans import OUTSIDE, Location, kinds_of
 from attar.compressors.encode.encoder import token_rows
-from attar.compressors.measure.spans import SpanCounts
+from attar.compressors.measure.classes import SpanCounts, kind_f1
 from attar.registry.artifacts.fingerprint import digest
 from attar.registry.artifacts.handles import AnyData, EvaluationArtifact
 from attar.stages.artifacts.classifier.row_classes import locations_of, tags_of_row
@@ -33,7 +33,10 @@ def evaluate_tagger(config: EvaluateConfig, inputs: EvaluateInputs, content: Pat
     }
 
     def counts(runner: Any, reader: TextReader, task: TaggedTask, name: str) -> SpanCounts:
-        return SpanCounts.of(predicted_tags(runner, reader, task, labels, config.batch_size, name), task.tags, labels)
+        made = SpanCounts.of(predicted_tags(runner, reader, task, labels, config.batch_size, name), task.tags, labels)
+        by_kind = (f"{kind} {kind_f1(made, index):.3f}" for index, kind in enumerate(kinds_of(labels)))
+        note(f"{name}: F1 of {', '.join(by_kind)}"[:400])
+        return made
 
     return measure_classes(config, inputs, tasks, SPANS, counts, content)
 

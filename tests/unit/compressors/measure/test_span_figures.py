@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from attar.compressors.data.spans import tags_for
-from attar.compressors.measure.classes import estimate, ratio
-from attar.compressors.measure.spans import (
+from attar.compressors.measure.classes import (
     SpanCounts,
+    estimate,
     macro_span_f1,
+    ratio,
     span_f1,
     span_precision,
     span_recall,
