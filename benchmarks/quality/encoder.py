@@ -1,6 +1,6 @@
 """A sentence encoder at half of its blocks: Spearman, retrieval, bytes and texts a second beside the original's, trained by itself.
 
-python benchmarks/quality/encoder.py HOME PAIRS_TRAIN.jsonl PAIRS_TEST.jsonl CODE_TRAIN.jsonl CODE_TEST.jsonl [MORE.jsonl ...] [--seeds 0,1]
+python benchmarks/quality/encoder.py HOME PAIRS_TRAIN.jsonl PAIRS_TEST.jsonl CODE_TRAIN.jsonl CODE_TEST.jsonl [MORE.jsonl ...] [--seeds=0,1]
 
 PAIRS: sentence1, sentence2, score. CODE: query, code. MORE: files of sentence1 and sentence2 whose grades are not read. Training reads texts
 alone, of the train files; figures are of the test files. HOME keeps what was made: an interrupted sitting goes on.
