@@ -107,7 +107,7 @@ class SpanCounts:
         same = [
             sum(a == b for a, b in zip(own, right, strict=True)) for own, right in zip(predicted, gold, strict=True)
         ]
-        return SpanCounts(*counts, np.asarray([len(some) for some in gold]), np.asarray(same))
+        return SpanCounts(counts[0], counts[1], counts[2], np.asarray([len(some) for some in gold]), np.asarray(same))
 
     def chosen(self, rows: np.ndarray) -> SpanCounts:
         """Return those of some texts."""

@@ -27,18 +27,19 @@ def read_span(given: Any, text: str, taken: Collection[Span]) -> Span:
     """
     if not isinstance(given, Mapping) or not isinstance(given.get("label"), str):
         raise SpanError("no span", f"span {_shown(given)} has no label; accepted: {FORM}")
-    label, words, start, end = (given.get(name) for name in ("label", "text", "start", "end"))
+    label: str = given["label"]
+    words, start, end = (given.get(name) for name in ("text", "start", "end"))
     if is_blank(label) or not is_unicode(label) or len(label.splitlines()) > 1:
         raise SpanError("no span", f"span {_shown(given)} has a blank label; accepted: {FORM}")
     if start is None and end is None:
         if not isinstance(words, str) or not words.strip():
             raise SpanError("no span", f"span {_shown(given)} has no text; accepted: {FORM}")
         return _next(words, label, text, taken)
-    is_place = all(isinstance(edge, int) and not isinstance(edge, bool) for edge in (start, end))
-    if not is_place or not 0 <= start < end <= len(text) or not text[start:end].strip():
+    if not _is_within(start, end, text):
         raise SpanError(
             "not verbatim", f"span {_shown(given)} is not in its text of {len(text)} characters; accepted: {FORM}"
         )
+    assert isinstance(start, int) and isinstance(end, int), "numbers within the text"
     if isinstance(words, str) and text[start:end] != words:
         raise SpanError(
             "not verbatim",
@@ -108,6 +109,11 @@ def _next(words: str, label: str, text: str, taken: Collection[Span]) -> Span:
         "overlap",
         f"span {words[:60]!r} overlaps another wherever the text has it; accepted: spans apart from each other",
     )
+
+
+def _is_within(start: Any, end: Any, text: str) -> bool:
+    are_numbers = all(isinstance(edge, int) and not isinstance(edge, bool) for edge in (start, end))
+    return are_numbers and 0 <= start < end <= len(text) and bool(text[start:end].strip())
 
 
 def _overlap(first: Span, second: Span) -> bool:

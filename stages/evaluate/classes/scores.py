@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Generic
 
@@ -78,6 +78,9 @@ SPANS = Scores(
 )
 
 
+MEASURED: tuple[Scores[Any], ...] = (CLASSES, SPANS)
+
+
 def class_headline(scores: Scores[Any], evaluation: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers by name. `accuracy` and the kind's figures over all tasks, `accuracy_NAME` and the main one of each; sizes, times."""
     numbers = time_figures(evaluation)
@@ -98,8 +101,7 @@ def class_headline(scores: Scores[Any], evaluation: Mapping[str, Any]) -> dict[s
 def class_ratios(candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[str, Ratio]:
     """Return candidate / baseline of the main figures where both were asked the same; nothing of other models."""
     ratios: dict[str, Ratio] = {}
-    every: Sequence[Scores[Any]] = (CLASSES, SPANS)
-    for scores in every:
+    for scores in MEASURED:
         own, other = scores.sets(candidate), scores.sets(baseline)
         if own and other and candidate.get("asked") == baseline.get("asked"):
             above, below = list(own.values()), [other[name] for name in own]

@@ -52,7 +52,7 @@ def predicted_tags(
         note(f"{name}: {lost} words have no token of their own, or stand behind {reader.max_tokens} tokens: outside")
     best = [logits.argmax(dim=-1).tolist() for logits in rows]
     return [
-        [labels[own[first]] if first >= 0 else OUTSIDE for first in firsts]
+        [str(labels[own[first]]) if first >= 0 else OUTSIDE for first in firsts]
         for own, (_, firsts) in zip(best, aligned, strict=True)
     ]
 
