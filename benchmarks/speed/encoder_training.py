@@ -52,6 +52,7 @@ def measure(pairs: Path, num_rows: int, rounds: int) -> None:
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             results[way].append(json.loads(done.stdout.splitlines()[-1]))
     best = {way: max(run["pairs"] / run["seconds"] for run in runs) for way, runs in results.items()}
+    print("An epoch of pairs, best of the rounds by turns")
     print(
         "| way | pairs/s | ours in float32 / it | ours as chosen / it | peak RSS | Spearman, held out |\n|---|---|---|---|---|---|"
     )
@@ -68,7 +69,7 @@ def trained(path: Path, num_rows: int, way: str) -> dict[str, float]:
     rows = rows[: num_rows or None]
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as scratch:
-        train = ours if way.startswith("attar") else theirs
+        train = ours if way.startswith("attar") else peer_run
         encode, seconds = train(rows, way, Path(scratch))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"pairs": len(rows), "seconds": seconds, "peak_bytes": peak, "spearman": spearman(encode, heldout)}
@@ -138,7 +139,7 @@ def ours(rows: list[dict[str, Any]], way: str, scratch: Path) -> tuple[Any, floa
     return lambda texts: encoded(encoder, reader(texts)), seconds
 
 
-def theirs(rows: list[dict[str, Any]], way: str, scratch: Path) -> tuple[Any, float]:
+def peer_run(rows: list[dict[str, Any]], way: str, scratch: Path) -> tuple[Any, float]:
     from datasets import Dataset
     from sentence_transformers import (
         SentenceTransformer,

@@ -11,11 +11,6 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-# Numbers that share a scale, in every type of blocks that is written.
-BLOCK = 32
-# What a matrix is in whose rows are not whole blocks.
-FALLBACK = "f16"
-
 
 @dataclass(frozen=True)
 class ElementType:
@@ -24,26 +19,43 @@ class ElementType:
     tensor_name: str
     file_name: str
     bits: float
-    is_blocks: bool = True
+    # numbers that share a scale: rows are whole blocks
+    block: int = 32
+    # what a matrix is in whose rows are not whole blocks, as llama.cpp has it
+    fallback: str = "f16"
     # whether a runtime that computes in it writes the same greedy text as torch does with the same weights
     is_near_float: bool = False
+    # whether the importance of columns changes what is written
+    heeds_importance: bool = False
+
+    @property
+    def needs_library(self) -> bool:
+        """Whether llama.cpp alone rounds to it."""
+        return self.block > 32
 
 
 ELEMENT_TYPES: dict[str, ElementType] = {
-    "f32": ElementType("F32", "ALL_F32", 32.0, is_blocks=False, is_near_float=True),
-    "f16": ElementType("F16", "MOSTLY_F16", 16.0, is_blocks=False, is_near_float=True),
-    "bf16": ElementType("BF16", "MOSTLY_BF16", 16.0, is_blocks=False, is_near_float=True),
+    "f32": ElementType("F32", "ALL_F32", 32.0, block=1, is_near_float=True),
+    "f16": ElementType("F16", "MOSTLY_F16", 16.0, block=1, is_near_float=True),
+    "bf16": ElementType("BF16", "MOSTLY_BF16", 16.0, block=1, is_near_float=True),
     "q8_0": ElementType("Q8_0", "MOSTLY_Q8_0", 8.5, is_near_float=True),
-    "q5_0": ElementType("Q5_0", "MOSTLY_Q5_0", 5.5),
-    "q4_1": ElementType("Q4_1", "MOSTLY_Q4_1", 5.0),
-    "q4_0": ElementType("Q4_0", "MOSTLY_Q4_0", 4.5),
+    "q6_k": ElementType("Q6_K", "MOSTLY_Q6_K", 6.5625, block=256, fallback="q8_0", heeds_importance=True),
+    "q5_1": ElementType("Q5_1", "MOSTLY_Q5_1", 6.0, heeds_importance=True),
+    "q5_k": ElementType("Q5_K", "MOSTLY_Q5_K_S", 5.5, block=256, fallback="q5_1", heeds_importance=True),
+    "q5_0": ElementType("Q5_0", "MOSTLY_Q5_0", 5.5, heeds_importance=True),
+    "q4_1": ElementType("Q4_1", "MOSTLY_Q4_1", 5.0, heeds_importance=True),
+    "q4_k": ElementType("Q4_K", "MOSTLY_Q4_K_S", 4.5, block=256, fallback="q5_0", heeds_importance=True),
+    "q4_0": ElementType("Q4_0", "MOSTLY_Q4_0", 4.5, heeds_importance=True),
     "mxfp4": ElementType("MXFP4", "MOSTLY_MXFP4_MOE", 4.25),
+    "q3_k": ElementType("Q3_K", "MOSTLY_Q3_K_S", 3.4375, block=256, fallback="q4_0", heeds_importance=True),
+    "q2_k": ElementType("Q2_K", "MOSTLY_Q2_K", 2.625, block=256, fallback="q4_0", heeds_importance=True),
 }
 
 
 def fitting_type(wanted: str, row_width: int) -> str:
     """Return the type that a matrix gets whose rows are so wide."""
-    return FALLBACK if ELEMENT_TYPES[wanted].is_blocks and row_width % BLOCK else wanted
+    kind = ELEMENT_TYPES[wanted]
+    return fitting_type(kind.fallback, row_width) if row_width % kind.block else wanted
 
 
 def tensor_type(name: str) -> Any:
@@ -63,6 +75,11 @@ def file_type(name: str) -> int:
 def num_bytes(shape: tuple[int, ...], name: str) -> int:
     """Return the bytes of a tensor."""
     return int(torch.Size(shape).numel() * ELEMENT_TYPES[name].bits) // 8
+
+
+def row_bytes(row_width: int, name: str) -> int:
+    """Return the bytes of a row."""
+    return num_bytes((row_width,), name)
 
 
 def packed(rows: Tensor, name: str) -> np.ndarray:

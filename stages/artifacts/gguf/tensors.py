@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -39,6 +39,8 @@ class PlannedTensor:
     num_heads: int = 0
     shift: float = 0.0
     values: Tensor | None = None
+    # (K): what the square error of a column weighs; llama.cpp's library rounds by it
+    importance: Tensor | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -95,6 +97,14 @@ def plan_tensors(
         embedding = next(tensor for tensor in tensors if tensor.name == EMBEDDING)
         tensors.append(_planned(HEAD, embedding.rows, architecture, ends))
     return sorted(tensors, key=_order)
+
+
+def with_importance(tensors: list[PlannedTensor], powers: Mapping[str, Tensor]) -> list[PlannedTensor]:
+    """Return the tensors with the importance of their columns: `powers`, E[x^2] (K) of what a product reads, by its name.
+
+    Fused experts have none, and rows that are looked up read nothing.
+    """
+    return [replace(tensor, importance=powers.get(tensor.source.removesuffix(".weight"))) for tensor in tensors]
 
 
 def fallback_fraction(tensors: list[PlannedTensor]) -> float:

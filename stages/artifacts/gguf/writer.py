@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attar.registry.artifacts.files import whole_file
-from attar.stages.artifacts.gguf.element_types import packed, tensor_type
+from attar.stages.artifacts.gguf.element_types import ELEMENT_TYPES, packed, tensor_type
+from attar.stages.artifacts.gguf.ggml_library import quantized
 from attar.stages.artifacts.gguf.header import Architecture, Origin, add_header
 from attar.stages.artifacts.gguf.tensors import PlannedTensor
 from attar.stages.runtime.progress import bar
@@ -16,6 +17,7 @@ from attar.stages.runtime.progress import bar
 if TYPE_CHECKING:
     import numpy as np
     from gguf import GGUFWriter  # in an extra
+    from torch import Tensor
 
 MODEL = "model.gguf"
 
@@ -65,7 +67,7 @@ def _write(writer: GGUFWriter, tensor: PlannedTensor) -> int:
     digest = num_written = 0
     try:
         for chunk in tensor.chunks():
-            content = _bytes_of(packed(chunk, tensor.kind))
+            content = _bytes_of(_packed(chunk, tensor))
             digest = zlib.crc32(content, digest)
             num_written += len(content)
             stream.write(content)
@@ -74,6 +76,12 @@ def _write(writer: GGUFWriter, tensor: PlannedTensor) -> int:
     assert num_written == tensor.num_bytes, f"{tensor.name} is {num_written} bytes long, not {tensor.num_bytes}"
     writer.write_padding(stream, num_written)
     return digest
+
+
+def _packed(rows: Tensor, tensor: PlannedTensor) -> np.ndarray:
+    kind = ELEMENT_TYPES[tensor.kind]
+    by_library = kind.needs_library or (kind.heeds_importance and tensor.importance is not None)
+    return quantized(rows, tensor.kind, tensor.importance) if by_library else packed(rows, tensor.kind)
 
 
 def check_written(path: Path, tensors: Sequence[PlannedTensor], digests: dict[str, int]) -> None:

@@ -5,13 +5,30 @@ from __future__ import annotations
 import math
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from attar.registry.artifacts.handles import Artifact, GgufArtifact
 from attar.stages.contract import StageConfig
 
-# Of tensors, as llama.cpp calls them. The first three are floats; the rest are blocks of 32 with their scale.
-WeightType = Literal["f32", "f16", "bf16", "q8_0", "q5_0", "q4_1", "q4_0", "mxfp4"]
+# Of tensors, as llama.cpp calls them. The first three are floats; K types are blocks of 256, the rest of 32, with their scale.
+WeightType = Literal[
+    "f32", "f16", "bf16", "q8_0", "q6_k", "q5_1", "q5_k", "q5_0", "q4_1", "q4_k", "q4_0", "mxfp4", "q3_k", "q2_k"
+]
+# Types whose rounding heeds what a column weighs.
+WEIGHED = ("q6_k", "q5_1", "q5_k", "q5_0", "q4_1", "q4_k", "q4_0", "q3_k", "q2_k")
+
+
+class ImportanceConfig(StageConfig):
+    """The text on which the importance of columns is measured, of the data's training rows."""
+
+    num_samples: int = Field(default=64, ge=1)
+    """Texts."""
+
+    max_tokens: int = Field(default=256, ge=2)
+    """Longest text, in tokens."""
+
+    batch_size: int = Field(default=8, ge=1)
+    """Texts in one pass."""
 
 
 class GgufFormat(StageConfig):
@@ -21,15 +38,24 @@ class GgufFormat(StageConfig):
     """One file for llama.cpp, Ollama and LM Studio, and a `Modelfile` beside it."""
 
     weights: WeightType = "q8_0"
-    """Type of the matrices. f32, f16, bf16: floats. q8_0, q5_0, q4_1, q4_0, mxfp4: 8.5, 5.5, 5, 4.5, 4.25 bits a weight in blocks of 32."""
+    """Type of the matrices: floats, blocks of 32 (q8_0 to q4_0, mxfp4), or K types in blocks of 256, which need llama.cpp's library."""
 
     ends: WeightType | Literal["same"] = "same"
     """Type of the embedding and of the output head; same: that of the matrices."""
 
     max_fallback_fraction: float = Field(default=0.05, ge=0.0, le=1.0)
-    """Largest share of the weights whose rows are not whole blocks and stay in f16; past it the stage refuses before it writes."""
+    """Largest share of the weights whose rows are not whole blocks and get a wider type; past it the stage refuses before it writes."""
 
     max_kl_nats: float = Field(default=math.inf, gt=0.0)
     """Most that rounding may cost: KL from the float model to the written one, nats a token, over the proof's prompts and answers."""
 
+    importance: ImportanceConfig | None = None
+    """Rounding weighs a column by the power of what it reads (an importance matrix), with llama.cpp's library; none: all columns alike."""
+
     makes: ClassVar[type[Artifact]] = GgufArtifact
+
+    @model_validator(mode="after")
+    def _heeds(self) -> GgufFormat:
+        if self.importance and self.weights not in WEIGHED:
+            raise ValueError(f"importance changes nothing of weights {self.weights!r}; accepted: {', '.join(WEIGHED)}")
+        return self

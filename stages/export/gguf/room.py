@@ -18,10 +18,11 @@ from attar.registry.artifacts.handles import Artifact, GgufArtifact
 from attar.registry.artifacts.lineage import in_order, trace
 from attar.registry.artifacts.manifest import CorruptArtifactError
 from attar.registry.artifacts.store import Store
-from attar.stages.artifacts.gguf.element_types import BLOCK, ELEMENT_TYPES, file_type, fitting_type
+from attar.stages.artifacts.gguf.element_types import ELEMENT_TYPES, file_type, fitting_type
 from attar.stages.artifacts.gguf.families import refuse_other_families
+from attar.stages.artifacts.gguf.ggml_library import INSTALL, find_library
 from attar.stages.artifacts.gguf.header import Architecture, Origin, architecture_of
-from attar.stages.artifacts.gguf.tensors import PlannedTensor, fallback_fraction, plan_tensors
+from attar.stages.artifacts.gguf.tensors import PlannedTensor, fallback_fraction, plan_tensors, with_importance
 from attar.stages.artifacts.gguf.vocabulary import CONTROL, Vocabulary, vocabulary_of
 from attar.stages.artifacts.gguf.writer import MODEL, check_written, write_gguf
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
@@ -30,6 +31,7 @@ from attar.stages.artifacts.model.turn_end import all_ends
 from attar.stages.contract import Forecast
 from attar.stages.export.config import ExportConfig, ExportInputs
 from attar.stages.export.formats.gguf import GgufFormat
+from attar.stages.export.gguf.importance import measure_importance
 from attar.stages.export.gguf.modelfile import modelfile
 from attar.stages.export.gguf.proof import prove_by_transformers, read_weights
 from attar.stages.export.gguf.transformers_reader import reads_family
@@ -51,6 +53,7 @@ def forecast_gguf(form: GgufFormat, model: Facts) -> Forecast:
     """Return what the file will be and take. Raises ValueError for a family that GGUF has no name for, and without its package."""
     if importlib.util.find_spec("gguf") is None:
         raise ValueError("format.kind is 'gguf', which needs the package gguf: install attar[gguf]")
+    _refuse_no_library(form)
     if "architecture" in model:
         refuse_other_families(str(model["architecture"]))
     _refuse_width(form, model)
@@ -69,8 +72,19 @@ def _refuse_width(form: GgufFormat, model: Facts) -> None:
     fraction = width * int(model["vocab_size"]) / float(model["num_parameters"])
     if fitting_type(ends, width) != ends and fraction > form.max_fallback_fraction:
         raise ValueError(
-            f"format.weights is {form.weights!r}, but rows of {width} numbers are not whole blocks of {BLOCK}: the embedding, {fraction:.0%} "
-            "of the weights, would fall back to f16; accepted: weights f16, bf16, f32, or a larger max_fallback_fraction"
+            f"format.weights is {form.weights!r}, but rows of {width} numbers are not whole blocks of {ELEMENT_TYPES[ends].block}: "
+            f"the embedding, {fraction:.0%} of the weights, would fall back to {fitting_type(ends, width)}; accepted: weights f16, bf16, f32, "
+            "or a larger max_fallback_fraction"
+        )
+
+
+def _refuse_no_library(form: GgufFormat) -> None:
+    """Raise ValueError where llama.cpp's library is to round and is not there."""
+    needing = [name for name in (form.weights, form.ends) if name != "same" and ELEMENT_TYPES[name].needs_library]
+    if (needing or form.importance) and find_library() is None:
+        what = f"format.weights is {needing[0]!r}, which" if needing else "format.importance"
+        raise ValueError(
+            f"{what} needs llama.cpp's library: {INSTALL}; accepted without it: q8_0, q5_0, q4_1, q4_0, mxfp4, f16, bf16, f32"
         )
 
 
@@ -103,10 +117,10 @@ def export_gguf(form: GgufFormat, config: ExportConfig, inputs: ExportInputs, wo
 
     Raises ValueError for what GGUF cannot say, too much that blocks do not divide, and a reader that makes another model of the file.
     """
-    folder, content = inputs.model.path, workdir / "content"
+    _folder, content = inputs.model.path, workdir / "content"
     content.mkdir(parents=True, exist_ok=True)
     prompts = proof_prompts(inputs, config.num_prompts)
-    plan = _plan(form, folder)
+    plan = _plan(form, inputs)
     path = content / MODEL
     digests = write_gguf(path, plan.architecture, _origin(form, inputs.model), plan.tensors, plan.vocabulary.add_to)
     check_written(path, plan.tensors, digests)
@@ -131,16 +145,19 @@ def export_gguf(form: GgufFormat, config: ExportConfig, inputs: ExportInputs, wo
     )
 
 
-def _plan(form: GgufFormat, folder: Path) -> _Plan:
+def _plan(form: GgufFormat, inputs: ExportInputs) -> _Plan:
     """Decide what is written. Raises ValueError before anything is."""
     from transformers import AutoConfig  # a second that a plan need not wait for
 
+    folder = inputs.model.path
     model_config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     architecture = architecture_of(model_config)
     ends = form.weights if form.ends == "same" else form.ends
     is_tied = bool(model_config.tie_word_embeddings)
     tensors = plan_tensors(folder, architecture, weights=form.weights, ends=ends, is_tied=is_tied)
     _tell_fallbacks(form, tensors)
+    if form.importance:
+        tensors = with_importance(tensors, measure_importance(form.importance, inputs))
     tokenizer = load_tokenizer(folder)
     vocabulary = vocabulary_of(tokenizer, folder, model_config.vocab_size)
     return _Plan(architecture, tensors, vocabulary, tokenizer, tuple(all_ends(tokenizer, folder)))
@@ -154,10 +171,11 @@ def _tell_fallbacks(form: GgufFormat, tensors: Sequence[PlannedTensor]) -> None:
     if not changed:
         note(f"{bits:.2f} bits a weight")
         return
-    widths = sorted({tensor.shape[-1] for tensor in changed})
+    widths = ", ".join(map(str, sorted({tensor.shape[-1] for tensor in changed})[:4]))
+    kinds = " and ".join(sorted({tensor.kind for tensor in changed}))
     what = (
-        f"{len(changed)} matrices with rows of {', '.join(map(str, widths[:4]))} numbers are not whole blocks of 32 and fall back "
-        f"to {changed[0].kind}: {fraction:.1%} of the weights, {bits:.2f} bits a weight in all"
+        f"{len(changed)} matrices with rows of {widths} numbers are not whole blocks of {ELEMENT_TYPES[changed[0].wanted].block} and fall "
+        f"back to {kinds}: {fraction:.1%} of the weights, {bits:.2f} bits a weight in all"
     )
     if fraction > form.max_fallback_fraction:
         raise ValueError(

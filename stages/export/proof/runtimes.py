@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attar.registry.artifacts.environment import num_cores
+from attar.stages.artifacts.gguf.ggml_library import INSTALL, LLAMA_CPP_FOLDER
 
-# The folder in which `npm install node-llama-cpp` was run.
-LLAMA_CPP_FOLDER = "ATTAR_LLAMA_CPP"
 TIMEOUT_SECONDS = 1800
 # Greedy ids by the low-level call: no text, no template, no sampling between torch's tokens and its. It ends at an end of generation.
 LLAMA_CPP_PROGRAM = """
@@ -99,7 +98,7 @@ def _openvino() -> tuple[list[str], Path] | None:
     return [sys.executable, "-c", OPENVINO_PROGRAM], Path.cwd()
 
 
-LLAMA_CPP = Runtime("llama.cpp", _llama_cpp, f"npm install node-llama-cpp, and its folder in {LLAMA_CPP_FOLDER}")
+LLAMA_CPP = Runtime("llama.cpp", _llama_cpp, INSTALL)
 OPENVINO = Runtime("openvino-genai", _openvino, "pip install 'attar[openvino]'")
 
 

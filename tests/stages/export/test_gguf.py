@@ -33,6 +33,7 @@ PROOF = {"num_prompts": 1, "num_new_tokens": 8}
 # Half a step of a block's largest number, in it: of rounding to the nearest of so many levels. Scales are halves, 1/2048 off at most.
 HALF_STEPS = {
     "q8_0": 0.5 / 127,
+    "q5_1": 1 / 31,
     "q5_0": 1 / 16,
     "q4_0": 1 / 8,
     "q4_1": 1 / 15,
@@ -97,7 +98,7 @@ def test_four_bits_cost_what_they_say(shared_store: Store, model: ModelArtifact,
         run(shared_store, model, questions, weights="q4_0", ends="q8_0", max_kl_nats=1e-4)
 
 
-@pytest.mark.parametrize("kind", ELEMENT_TYPES)
+@pytest.mark.parametrize("kind", [name for name, kind in ELEMENT_TYPES.items() if not kind.needs_library])
 def test_every_type_is_read_back_within_its_step(kind: str, model: ModelArtifact, tmp_path: Path) -> None:
     architecture, tensors = planned(model.path, kind)
     path = written(model.path, tmp_path / "model.gguf", architecture, tensors)

@@ -11,8 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from gguf import GGUFReader
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -105,22 +107,44 @@ def trained_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_llama_cpp_runs_every_family(family: str, tmp_path: Path, store: Store, topics: DatasetArtifact) -> None:
     """Random weights of every family in f32: the header's settings and the order of every tensor are llama.cpp's own."""
-    if LLAMA_CPP.command() is None:
-        pytest.skip(f"llama.cpp is not installed: {LLAMA_CPP.install}")
-    from transformers import AutoModelForCausalLM
-
-    tokenizer = trained_tokenizer(tmp_path / "folder")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        config = tiny_config(family, num_blocks=4, hidden_size=128, tokenizer=tokenizer)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-    save_model(model, tmp_path / "folder")
-    source = IngestModelConfig(source=f"folder:{tmp_path / 'folder'}")
-    stored = ingest_model.execute(source, NoInputs(), store).artifact
+    stored = random_model(tmp_path / "folder", family, 128, store)
     form = {"kind": "gguf", "weights": "f32"}
     config = ExportConfig(format=form, num_prompts=2, num_new_tokens=16, min_token_agreement=0.9)
     made = export.execute(config, ExportInputs(model=stored, data=topics), store).artifact
     assert "llama.cpp" in made.facts.readers  # type: ignore[union-attr]
+
+
+def test_llama_cpp_runs_k_types_with_and_without_importance(
+    tmp_path: Path, store: Store, topics: DatasetArtifact
+) -> None:
+    stored = random_model(tmp_path / "folder", "llama", 256, store)
+    tensors = []
+    for importance in (None, {"num_samples": 2}):
+        form = {"kind": "gguf", "weights": "q4_k", "importance": importance, "max_fallback_fraction": 1.0}
+        config = ExportConfig(format=form, num_prompts=1, num_new_tokens=8)
+        made = export.execute(config, ExportInputs(model=stored, data=topics), store).artifact
+        assert made.facts.quantization == "q4_k" and "llama.cpp" in made.facts.readers  # type: ignore[union-attr]
+        tensors.append(GGUFReader(made.path / "model.gguf").tensors)
+    plain, weighed = tensors
+    assert {tensor.tensor_type.name for tensor in plain if len(tensor.shape) > 1} == {"Q4_K"}
+    changed = {a.name for a, b in zip(plain, weighed, strict=True) if not np.array_equal(a.data, b.data)}
+    assert len(changed) == 7 * 4 + 1 and "token_embd.weight" not in changed, "matrices of blocks and head"
+
+
+def random_model(folder: Path, family: str, hidden_size: int, store: Store) -> ModelArtifact:
+    """A family's model of random weights, with merges in its tokenizer."""
+    if LLAMA_CPP.command() is None:
+        pytest.skip(f"llama.cpp is not installed: {LLAMA_CPP.install}")
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = trained_tokenizer(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        config = tiny_config(family, num_blocks=4, hidden_size=hidden_size, tokenizer=tokenizer)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    save_model(model, folder)
+    source = IngestModelConfig(source=f"folder:{folder}")
+    return ingest_model.execute(source, NoInputs(), store).artifact
 
 
 MEASURED = """
