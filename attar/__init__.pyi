@@ -99,6 +99,7 @@ class Stages:
         max_rows: int = 0,
         heldout_fraction: float = 0.1,
         choose_fraction: float | None = None,
+        tail_fraction: float = 1.0,
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
@@ -344,6 +345,20 @@ class Stages:
         store: Store | None = None,
     ) -> DatasetArtifact:
         """Return the data set whose trial student answers most held-out questions right. Raises ValueError for a trial without that number."""
+
+    def select_images(
+        self,
+        *,
+        data: ImageDatasetArtifact | Source,
+        teacher: ImageClassifierArtifact | Source,
+        protected: ImageDatasetArtifact | Source | Sequence[ImageDatasetArtifact | Source],
+        num_per_class: int = 1000,
+        max_distance: int = 4,
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> ImageDatasetArtifact:
+        """Keep the images that a teacher is surest of, so many a class. No near-duplicate of a held-out image stays, and no label."""
 
     def grade(
         self,
@@ -675,26 +690,12 @@ class Stages:
     ) -> BehaviourArtifact:
         """Ask student and original the same cases and count the flips, each group with an interval."""
 
-    def denoise(
-        self,
-        *,
-        seeds: Sequence[int] = ...,
-        adapter: Mapping[str, Any] = ...,
-        training: Mapping[str, Any] = ...,
-        states: Mapping[str, Any] = ...,
-        max_error_ratio: float = 0.6,
-        max_data_ratio: float = 1.0,
-        config: Mapping[str, Any] | None = None,
-        output: Source | None = None,
-        store: Store | None = None,
-    ) -> ComparisonArtifact:
-        """Train a class-conditional denoiser, distil its guidance into adapters, and measure both kinds of training states."""
-
     def sample(
         self,
         *,
         model: DenoiserArtifact | SamplerGraphArtifact | Source,
         data: ImageDatasetArtifact | Source,
+        guidance: AdapterArtifact | Source | None = None,
         num_steps: int = 25,
         guidance_scale: float = 1.0,
         num_images: int = 1000,
@@ -711,12 +712,12 @@ class Stages:
     def register(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | TaggerArtifact | ImageClassifierArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | TaggerArtifact | ImageClassifierArtifact | DenoiserArtifact | Source,
         evaluation: EvaluationArtifact | Source,
         baseline: EvaluationArtifact | Source,
-        onnx: OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | TaggerGraphArtifact | ImageGraphArtifact | Source | Sequence[OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | TaggerGraphArtifact | ImageGraphArtifact | Source] = (),
+        onnx: OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | TaggerGraphArtifact | ImageGraphArtifact | SamplerGraphArtifact | Source | Sequence[OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | TaggerGraphArtifact | ImageGraphArtifact | SamplerGraphArtifact | Source] = (),
         onnx_evaluation: EvaluationArtifact | Source | Sequence[EvaluationArtifact | Source] = (),
-        forms: OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | TaggerGraphArtifact | ImageGraphArtifact | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact | Source | Sequence[OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | TaggerGraphArtifact | ImageGraphArtifact | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact | Source] = (),
+        forms: OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | TaggerGraphArtifact | ImageGraphArtifact | SamplerGraphArtifact | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact | Source | Sequence[OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | TaggerGraphArtifact | ImageGraphArtifact | SamplerGraphArtifact | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact | Source] = (),
         comparison: ComparisonArtifact | Source | None = None,
         behaviour: BehaviourArtifact | Source | None = None,
         name: str,

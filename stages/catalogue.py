@@ -13,7 +13,6 @@ from attar.stages.export.stage import export
 from attar.stages.finetune.fit_share import fit_share
 from attar.stages.finetune.stage import finetune
 from attar.stages.guidance.data.stage import guide_data
-from attar.stages.guidance.denoise import denoise
 from attar.stages.guidance.stage import guide
 from attar.stages.ingest.data import ingest_data
 from attar.stages.ingest.images.stage import ingest_images
@@ -30,6 +29,7 @@ from attar.stages.label.learn_skills import learn_skills
 from attar.stages.label.pair_labels import label_pairs
 from attar.stages.label.record import record
 from attar.stages.label.revise import revise
+from attar.stages.label.select_images import select_images
 from attar.stages.merge.adapters import merge_adapters
 from attar.stages.merge.rejoin import rejoin
 from attar.stages.merge.stage import merge
@@ -62,6 +62,7 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
         learn_skills,
         choose_answers,
         choose_teacher,
+        select_images,
         grade,
         label_pairs,
         judge,
@@ -80,7 +81,6 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
         evaluate,
         compare,
         check_behaviour,
-        denoise,
         sample,
         register,
     )

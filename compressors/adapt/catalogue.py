@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from attar.compressors.adapt.lora import Lora
 from attar.compressors.adapt.quantization_aware import QuantizationAware
 from attar.compressors.adapt.weights import FullWeights, LastBlocks
+from attar.compressors.guidance.denoiser import ScaleAdapters
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -29,6 +30,7 @@ ADAPT_METHODS: dict[str, type[AdaptMethod]] = {
     "full": FullWeights,
     "last_blocks": LastBlocks,
     "quantization_aware": QuantizationAware,
+    "guidance": ScaleAdapters,
 }
 # three names of one class: what each is
 DIFFERENCES = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from statistics import stdev
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -35,13 +34,21 @@ def precision_and_recall(made: Float[Tensor, "N D"], real: Float[Tensor, "M D"])
     return float(_is_covered(made, real).float().mean()), float(_is_covered(real, made).float().mean())
 
 
-def bootstrap_deviations(
-    statistics: Callable[[Int[Tensor, "N"]], Mapping[str, float]], num_points: int, num_draws: int
-) -> dict[str, float]:
-    """Return the standard deviation of each statistic over draws of the points with replacement, always the same ones."""
+def bootstrap_draws(
+    statistics: Callable[[Int[Tensor, "N"]], Mapping[str, float]], labels: Int[Tensor, "N"], num_draws: int
+) -> dict[str, list[float]]:
+    """Return each statistic of draws of the points with replacement, always the same draws.
+
+    Each point is drawn by one of its own class, since classes were chosen. Those of two models are pairs.
+    """
     generator = torch.Generator().manual_seed(0)
-    draws = [statistics(torch.randint(num_points, (num_points,), generator=generator)) for _ in range(num_draws)]
-    return {name: stdev(draw[name] for draw in draws) for name in draws[0]}
+    order, counts = labels.argsort(stable=True), labels.bincount()
+    first, count = (counts.cumsum(0) - counts)[labels], counts[labels]
+    draws = []
+    for _ in range(num_draws):
+        uniform = torch.rand(len(labels), generator=generator, dtype=torch.float64)
+        draws.append(statistics(order[first + (uniform * count).long()]))
+    return {name: [draw[name] for draw in draws] for name in draws[0]}
 
 
 def _square_root(matrix: Float[Tensor, "D D"]) -> Float[Tensor, "D D"]:

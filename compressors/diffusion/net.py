@@ -33,7 +33,20 @@ def guided(predict: Predict, scale: float, any_class: int) -> Predict:
         return predict
 
     def both(states: Tensor, times: Tensor, classes: Tensor) -> Tensor:
-        unguided = predict(states, times, torch.full_like(classes, any_class))
-        return unguided + scale * (predict(states, times, classes) - unguided)
+        return two_passes(predict, states, times, classes, states.new_full((len(states),), scale), any_class)
 
     return both
+
+
+def two_passes(
+    predict: Predict,
+    states: Float[Tensor, "B C H W"],
+    times: Int[Tensor, "B"],
+    classes: Int[Tensor, "B"],
+    scales: Float[Tensor, "B"],
+    any_class: int,
+) -> Float[Tensor, "B C H W"]:
+    """Return p_u + w (p_c - p_u) of each image at its own scale."""
+    unguided = predict(states, times, torch.full_like(classes, any_class))
+    conditional = predict(states, times, classes)
+    return unguided + scales.to(unguided.device)[:, None, None, None] * (conditional - unguided)

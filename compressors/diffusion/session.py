@@ -9,6 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 INPUTS, IMAGES = ("noise", "classes"), "images"
+# A third input, a number a row, of a sampler that is guided in one pass.
+SCALES = "guidance_scale"
 
 
 class GraphSampler:
@@ -20,8 +22,10 @@ class GraphSampler:
             raise ValueError(f"onnxruntime runs on {actual}, not on {provider}: its library or driver is missing")
         self.session = session
 
-    def __call__(self, noise: Float[Tensor, "B C H W"], classes: Int[Tensor, "B"]) -> Float[Tensor, "B C H W"]:
-        """Return the images that the noise becomes, in [-1, 1]."""
-        read = zip(INPUTS, (noise, classes), strict=True)
-        (images,) = self.session.run([IMAGES], {name: tensor.numpy() for name, tensor in read})
+    def __call__(
+        self, noise: Float[Tensor, "B C H W"], classes: Int[Tensor, "B"], scales: Float[Tensor, "B"] | None = None
+    ) -> Float[Tensor, "B C H W"]:
+        """Return the images that the noise becomes, in [-1, 1]. `scales`: of a guided sampler."""
+        read = dict(zip(INPUTS, (noise, classes), strict=True)) | ({} if scales is None else {SCALES: scales})
+        (images,) = self.session.run([IMAGES], {name: tensor.numpy() for name, tensor in read.items()})
         return torch.from_numpy(images)

@@ -24,11 +24,23 @@ class Flip:
     probability: float = 0.5
 
     def __post_init__(self) -> None:
-        _check_share("probability", self.probability)
+        check_share("probability", self.probability)
 
     def __call__(self, pixels: Float[Tensor, "N C H W"], generator: torch.Generator) -> Float[Tensor, "N C H W"]:
         is_turned = torch.rand(len(pixels), generator=generator) < self.probability
         return torch.where(is_turned[:, None, None, None].to(pixels.device), pixels.flip(-1), pixels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """Turns a square image by 0 to 3 quarters, each as likely. Beside label_augmentation the control: the same views, no label of them."""
+
+    def __call__(self, pixels: Float[Tensor, "N C H W"], generator: torch.Generator) -> Float[Tensor, "N C H W"]:
+        height, width = pixels.shape[-2:]
+        if height != width:
+            raise ValueError(f"turn is for square images; these are {height} x {width}")
+        quarters = torch.randint(0, 4, (len(pixels),), generator=generator).tolist()
+        return torch.stack([torch.rot90(image, count, (-2, -1)) for image, count in zip(pixels, quarters, strict=True)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +50,7 @@ class Shift:
     fraction: float = 0.125
 
     def __post_init__(self) -> None:
-        _check_share("fraction", self.fraction)
+        check_share("fraction", self.fraction)
 
     def __call__(self, pixels: Float[Tensor, "N C H W"], generator: torch.Generator) -> Float[Tensor, "N C H W"]:
         height, width = pixels.shape[-2:]
@@ -61,7 +73,7 @@ class Crop:
     min_area: float = 0.35
 
     def __post_init__(self) -> None:
-        _check_share("min_area", self.min_area)
+        check_share("min_area", self.min_area)
 
     def __call__(self, pixels: Float[Tensor, "N C H W"], generator: torch.Generator) -> Float[Tensor, "N C H W"]:
         count = len(pixels)
@@ -83,7 +95,7 @@ class Erase:
     fraction: float = 0.25
 
     def __post_init__(self) -> None:
-        _check_share("fraction", self.fraction)
+        check_share("fraction", self.fraction)
 
     def __call__(self, pixels: Float[Tensor, "N C H W"], generator: torch.Generator) -> Float[Tensor, "N C H W"]:
         keep = torch.ones(len(pixels), 1, *pixels.shape[-2:], dtype=torch.bool)
@@ -98,7 +110,13 @@ class Erase:
 
 
 # What a recipe names.
-AUGMENTATIONS: dict[str, type[Augmentation]] = {"flip": Flip, "shift": Shift, "crop": Crop, "erase": Erase}
+AUGMENTATIONS: dict[str, type[Augmentation]] = {
+    "flip": Flip,
+    "turn": Turn,
+    "shift": Shift,
+    "crop": Crop,
+    "erase": Erase,
+}
 
 
 def augmented(
@@ -110,6 +128,7 @@ def augmented(
     return pixels
 
 
-def _check_share(name: str, value: float) -> None:
+def check_share(name: str, value: float) -> None:
+    """Raise ValueError unless a parameter is a share that is not nothing."""
     if not 0.0 < value <= 1.0:
         raise ValueError(f"{name} is {value}; accepted: above 0, at most 1")

@@ -25,6 +25,7 @@ FAMILIES = {
     "class loss": "Toward the labels of rows; in `objectives` of `finetune`, a name with its weight, with parameters its part `divergence`.",
     "image augmentation": "How images are changed at every step; in `rows.augment` of `finetune`.",
     "denoising loss": "Of denoisers; in `objectives` of `finetune`, a name with its weight, with parameters its part `divergence`.",
+    "image loss": "Of image classifiers, with heads of their own that go with the training; named like a class loss.",
     "target": "What the student is to become; part `target` of an objective.",
     "token weight": "How much each token counts; part `token_weight` of an objective.",
     "sample weight": "How much each sequence counts; part `sample_weight` of an objective.",

@@ -11,6 +11,7 @@ from rich.tree import Tree
 from attar.compressors.adapt.catalogue import ADAPT_METHODS, DIFFERENCES
 from attar.compressors.data.choose import CHOOSERS
 from attar.compressors.distill.examples.rollouts import ROLLOUTS
+from attar.compressors.distill.heads.catalogue import IMAGE_LOSSES
 from attar.compressors.distill.losses.classes import CLASS_LOSSES
 from attar.compressors.distill.losses.denoising.catalogue import DENOISING_LOSSES
 from attar.compressors.distill.losses.divergences.catalogue import CHUNKWISE, DIVERGENCES, LISTWISE
@@ -32,7 +33,7 @@ from attar.compressors.prune.depth.metrics import BLOCK_METRICS
 from attar.compressors.prune.experts.methods import EXPERT_METHODS
 from attar.compressors.prune.width.scores import WIDTH_SCORES
 from attar.compressors.quantize.methods import WEIGHT_METHODS
-from attar.pipelines.cli.method_table import method_recipes
+from attar.pipelines.cli.method_table import kind_of_model, method_recipes
 from attar.pipelines.cli.run_listing import list_logs, list_runs
 from attar.pipelines.recipe.file import RecipeError, shipped_recipes
 from attar.pipelines.recipe.whole import load_recipe
@@ -56,6 +57,7 @@ CATALOGUES: dict[str, dict[str, type]] = {
     "class loss": CLASS_LOSSES,
     "image augmentation": AUGMENTATIONS,
     "denoising loss": DENOISING_LOSSES,
+    "image loss": IMAGE_LOSSES,
     "target": TARGETS,
     "token weight": TOKEN_WEIGHTS,
     "sample weight": SAMPLE_WEIGHTS,
@@ -68,6 +70,14 @@ CATALOGUES: dict[str, dict[str, type]] = {
     "guidance branch": BRANCHES,
     "guidance adapter": GUIDANCE_ADAPTERS,
     "quantization": WEIGHT_METHODS,
+}
+# The kind of model that a catalogue's rows are for, where it is one alone.
+KINDS_OF_MODEL = {
+    "embedding loss": "encoder",
+    "class loss": "classifier",
+    "image augmentation": "image classifier",
+    "denoising loss": "denoiser",
+    "image loss": "image classifier",
 }
 
 
@@ -93,7 +103,12 @@ def list_stages() -> list[dict[str, Any]]:
 def list_methods() -> list[dict[str, Any]]:
     """Return every method of every catalogue, and the methods of the literature that are made of them."""
     components = [
-        {"catalogue": catalogue, "method": name, "what": DIFFERENCES.get(name) or _first_line(method)}
+        {
+            "catalogue": catalogue,
+            "method": name,
+            "model": KINDS_OF_MODEL.get(catalogue, ""),
+            "what": DIFFERENCES.get(name) or _first_line(method),
+        }
         for catalogue, table in CATALOGUES.items()
         for name, method in table.items()
     ]
@@ -101,6 +116,7 @@ def list_methods() -> list[dict[str, Any]]:
         {
             "catalogue": "preset",
             "method": name,
+            "model": kind_of_model(recipe),
             "what": f"{recipe.description} {recipe.card.paper if recipe.card else ''}",
         }
         for name, recipe in method_recipes().items()

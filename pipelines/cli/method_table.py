@@ -8,10 +8,11 @@ from attar.pipelines.recipe.file import shipped_recipes
 from attar.pipelines.recipe.whole import Recipe, load_recipe
 from attar.stages.finetune.config import FinetuneConfig
 from attar.stages.finetune.objective_spec import Component, ObjectiveSpec, listed, spec_of, split_component
+from attar.stages.ingest.model import IngestModelConfig
 
 FOLDER = "methods/"
 # What every recipe has, and says nothing of a method.
-PLAIN_STAGES = ("ingest_model", "ingest_data", "prune", "scan", "merge", "finetune")
+PLAIN_STAGES = ("ingest_model", "ingest_data", "ingest_images", "prune", "scan", "merge", "finetune")
 # The node in which a method's own objective is trained.
 OWN_NODE = "student"
 
@@ -42,6 +43,12 @@ def composition(recipe: Recipe) -> str:
     if spelt["rollout"]["kind"] != "data":
         parts.append(f"rollout {spelt['rollout']['kind']}")
     return "; ".join(part for part in parts if part)
+
+
+def kind_of_model(recipe: Recipe) -> str:
+    """Return the kind of model that a recipe begins with, in words."""
+    first = next(node for node in recipe.nodes.values() if node.stage.name == "ingest_model")
+    return cast(IngestModelConfig, first.config).model.kind.replace("_", " ")
 
 
 def readable(test: str) -> str:

@@ -1,4 +1,4 @@
-"""Former names of nodes in shipped recipes, taken for the new ones during one version. Here and nowhere else old names live."""
+"""Former names, during one version: of nodes in shipped recipes, taken for the new ones, and of stages. Here alone old names live."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from collections.abc import Container
 
 # of `tiny` and `recover`: what a student retains of its original
 FORMER_NODES = {"left": "retention"}
+# What does today what a stage did, for whoever still names it.
+FORMER_STAGES = {
+    "denoise": "finetune with adapt {kind: guidance} and the objective guided_distance, as in the recipe denoiser"
+}
 logger = logging.getLogger("attar.recipe")
 
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from attar.compressors.catalogue import did_you_mean
 from attar.pipelines.recipe.execution import IN_PROCESS, node_pool
 from attar.pipelines.recipe.explain import explanations
+from attar.pipelines.recipe.former_names import FORMER_STAGES
 from attar.pipelines.recipe.mistakes import Mistakes, RecipeError, shown
 from attar.registry.artifacts.handles import Artifact
 from attar.stages.catalogue import STAGES
@@ -67,6 +68,8 @@ def read_node(
         pool = node_pool(name, spec, pools)
     if not isinstance(stage_name, str) or stage_name not in STAGES:
         known = did_you_mean(str(stage_name) if isinstance(stage_name, str) else "", STAGES)
+        if isinstance(stage_name, str) and stage_name in FORMER_STAGES:
+            known = f" It is {FORMER_STAGES[stage_name]} now."
         mistakes.add(f"{where}, stage = {shown(stage_name)}: unknown stage.{known}")
         return None
     stage = STAGES[stage_name]

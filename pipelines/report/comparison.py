@@ -63,6 +63,10 @@ IMAGE_COLUMNS = (
     Column("MFLOPs/image", "flops_per_image", 1e-6, 0, True),
     Column("ms an image", "image_seconds", 1e3, 2, True),
     Column("ms 32 images", "image_seconds_32", 1e3, 1, True),
+    # of a denoiser
+    Column("Frechet distance", "frechet_distance", 1.0, 3, True),
+    Column("recall", "recall", 1.0, 3, False),
+    Column("forwards an image", "num_forwards", 1.0, 0, True),
 )
 
 

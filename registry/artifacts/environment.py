@@ -30,6 +30,8 @@ PACKAGES = (
     "openvino-genai",
     "ctranslate2",
     "lm_eval",
+    "diffusers",
+    "safetensors",
     "bitsandbytes",
 )
 PROCESS_SETTINGS = {

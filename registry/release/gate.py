@@ -99,6 +99,10 @@ THRESHOLDS = {
     # of image classifiers
     "max_image_latency_ratio": ("image_seconds", True),
     "max_image_batch_latency_ratio": ("image_seconds_32", True),
+    # of denoisers, beside seconds an image
+    "max_frechet_ratio": ("frechet_distance", True),
+    "min_recall_retention": ("recall", False),
+    "max_forwards_ratio": ("num_forwards", True),
 }
 # Those of them that encoders alone have, those of classifiers, and of taggers.
 ENCODER_METRICS = {"spearman", "mrr", "embed_seconds", "embed_seconds_32"}
@@ -106,6 +110,7 @@ CLASSIFIER_METRICS = {"accuracy", "macro_f1", "spearman", "embed_seconds", "embe
 TAGGER_METRICS = {"accuracy", "span_f1", "embed_seconds", "embed_seconds_32"}
 # And those that image classifiers have.
 IMAGE_METRICS = {"accuracy", "image_seconds", "image_seconds_32"}
+DENOISER_METRICS = {"frechet_distance", "recall", "num_forwards", "image_seconds"}
 
 
 def run_gate(

@@ -1,4 +1,4 @@
-"""Write one version's folder: the model under MLflow's transformers flavor, its graphs under the onnx flavor, the card beside them."""
+"""Write one version's folder: the model, its graphs under MLflow's onnx flavor, the card. Of transformers the model has a flavor too."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from attar.registry.artifacts.fingerprint import RECORDS_FOLDER
 from attar.registry.release.figures import write_figures
 
 REQUIREMENTS = ("torch", "transformers", "accelerate")
+# Where MLflow has no flavor that reads the whole model. That of diffusers, 3.17.2, takes adapters alone.
+PLAIN_REQUIREMENTS = ("torch", "safetensors")
 EXAMPLE = ["What is the capital of France?"]
 CARD = "README.md"
 GRAPH = "model.onnx"
@@ -37,35 +39,48 @@ def write_version(
     metadata: Mapping[str, Any],
     figures: Sequence[Mapping[str, Any]] = (),
     task: str = "text-generation",
+    library: str = "transformers",
 ) -> None:
     """Write a model so that `mlflow.transformers.load_model` finds it and the first graph so that `mlflow.onnx.load_model` does.
 
-    `components`: the model, and its tokenizer or image processor, by transformers' words for them.
+    `components`: the model, and its tokenizer or image processor, by transformers' words for them; none of one that `library` alone reads,
+    whose folder is copied to `model/` as it is.
     `model/` is also a complete Hugging Face folder of its own, with config and tokenizer as in `model_folder`. Each of `form_folders`
     (name in the version -> where it lies) is copied whole. MLmodel holds one flavor of a kind: it lists all forms in its metadata.
     `figures` are the rows of the version's table.
     """
-    versions = package_versions()
     graphs = [name for name, source in form_folders.items() if (source / GRAPH).is_file()]
     shutil.rmtree(folder, ignore_errors=True)
-    mlflow.transformers.save_model(
-        transformers_model=dict(components),
-        path=str(folder),
-        task=task,
-        signature=SIGNATURES[task](),
-        input_example=EXAMPLE if "tokenizer" in components else None,
-        model_card=ModelCard(card),  # else MLflow asks the hub for one
-        pip_requirements=[f"{name}=={versions[name]}" for name in REQUIREMENTS if name in versions],
-        metadata={**metadata, "attar.onnx": sorted(graphs), "attar.forms": sorted(form_folders)},
-    )
-    _copy_words(model_folder, folder / "model")
+    requirements = _pinned(REQUIREMENTS if components else (library, *PLAIN_REQUIREMENTS))
+    metadata = {**metadata, "attar.onnx": sorted(graphs), "attar.forms": sorted(form_folders)}
+    if components:
+        mlflow.transformers.save_model(
+            transformers_model=dict(components),
+            path=str(folder),
+            task=task,
+            signature=SIGNATURES[task](),
+            input_example=EXAMPLE if "tokenizer" in components else None,
+            model_card=ModelCard(card),  # else MLflow asks the hub for one
+            pip_requirements=requirements,
+            metadata=metadata,
+        )
+        _copy_words(model_folder, folder / "model")
+    else:
+        _write_plain(folder, model_folder, requirements, {**metadata, "attar.library": library})
     for name, source in form_folders.items():
         shutil.copytree(source, folder / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("records"))
     if graphs:
-        _add_onnx_flavor(folder, graphs[0], versions)
+        _add_onnx_flavor(folder, graphs[0])
     (folder / CARD).write_text(card)
     write_figures(folder, figures)
     open_to_readers(folder)
+
+
+def _write_plain(folder: Path, model_folder: Path, requirements: Sequence[str], metadata: Mapping[str, Any]) -> None:
+    """Copy a model's folder, and describe it as a model of no flavor."""
+    shutil.copytree(model_folder, folder / "model", ignore=shutil.ignore_patterns(RECORDS_FOLDER))
+    (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements))
+    Model(metadata=dict(metadata)).save(str(folder / MLMODEL_FILE_NAME))
 
 
 def _copy_words(source: Path, target: Path) -> None:
@@ -110,12 +125,18 @@ SIGNATURES = {
 }
 
 
-def _add_onnx_flavor(folder: Path, name: str, versions: Mapping[str, str]) -> None:
+def _pinned(names: Sequence[str]) -> list[str]:
+    """Return requirements of what is installed here of these packages."""
+    versions = package_versions()
+    return [f"{name}=={versions[name]}" for name in names if name in versions]
+
+
+def _add_onnx_flavor(folder: Path, name: str) -> None:
     """List a graph that lies there already: MLflow's own writer would rename its data file and drop the tokenizer."""
     described = Model.load(str(folder))
     described.add_flavor(
         "onnx",
-        onnx_version=versions.get("onnx", ""),
+        onnx_version=package_versions().get("onnx", ""),
         data=f"{name}/{GRAPH}",
         providers=PROVIDERS,
         onnx_session_options=None,

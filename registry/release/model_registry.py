@@ -30,6 +30,8 @@ from attar.registry.tracking.reach import reachable
 SUMMARY_TAGS = {
     "model.accuracy_ratio": "accuracy",
     "model.perplexity_ratio": "perplexity",
+    "model.frechet_distance_ratio": "Frechet distance",
+    "model.num_forwards_ratio": "forwards",
     "model.num_parameters_ratio": "parameters",
 }
 

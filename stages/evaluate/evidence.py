@@ -16,6 +16,7 @@ from attar.compressors.measure.paired import share
 from attar.compressors.measure.rounds import PairedRounds
 from attar.registry.release.interval_gate import Claim, Evidence
 from attar.stages.evaluate.gate_check import GateCheck
+from attar.stages.evaluate.images.drawn import FIGURE_OF, drawn_claim
 from attar.stages.evaluate.question_pairs import all_pairs
 
 # The rounds of a time in an evaluation, and the numbers of it that have no spread.
@@ -28,7 +29,12 @@ SERVED_ROUNDS = {
     "served_throughput_ratio": "tokens_per_second_rounds",
     "served_latency_ratio": "request_seconds_rounds",
 }
-EXACT = {"memory_ratio": "memory_bytes", "bytes_ratio": "disk_bytes", "parameters_ratio": "num_parameters"}
+EXACT = {
+    "memory_ratio": "memory_bytes",
+    "bytes_ratio": "disk_bytes",
+    "parameters_ratio": "num_parameters",
+    "forwards_ratio": "num_forwards",
+}
 
 
 def check_known(data: str, known: Sequence[str], where: str) -> None:
@@ -46,6 +52,8 @@ def evaluation_claim(check: GateCheck, candidate: Mapping[str, Any], baseline: M
         return _rounds(check, candidate, baseline)
     if check.measure in SERVED_ROUNDS:
         return _served(check, candidate, baseline)
+    if check.measure in FIGURE_OF:
+        return drawn_claim(check, candidate, baseline)
     if check.measure in EXACT:
         return check.claim(_exact(check, candidate, baseline))
     return _perplexity(check, candidate, baseline)

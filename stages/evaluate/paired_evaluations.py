@@ -15,6 +15,7 @@ from attar.registry.release.figures import HIGH, LOW
 from attar.registry.release.gate import Ratio
 from attar.stages.evaluate.classes.scores import class_ratios
 from attar.stages.evaluate.headline import TIMES, bits_per_byte
+from attar.stages.evaluate.images.drawn import drawn_ratios
 from attar.stages.evaluate.question_pairs import paired_right
 from attar.stages.evaluate.rankings import EMBED_TIMES, IMAGE_TIMES, encoder_ratios
 
@@ -28,6 +29,7 @@ def paired_ratios(candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> 
     """Return candidate / baseline by metric as far as an interval can be told; evaluations of earlier versions tell fewer."""
     ratios = {"accuracy": accuracy_ratio(candidate, baseline), "perplexity": _perplexity_ratio(candidate, baseline)}
     ratios |= encoder_ratios(candidate, baseline) | class_ratios(candidate, baseline)
+    ratios |= drawn_ratios(candidate, baseline)
     ratios |= {name: _time_ratio(name, candidate, baseline) for name in (*TIMES, *EMBED_TIMES, *IMAGE_TIMES)}
     return {name: ratio for name, ratio in ratios.items() if ratio is not None}
 
@@ -109,7 +111,7 @@ def _time_ratio(name: str, candidate: Mapping[str, Any], baseline: Mapping[str, 
 
 
 def _is_one_shape(candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> bool:
-    names = ("format", "num_parameters", "flops_per_token", "flops_per_image")
+    names = ("format", "num_parameters", "flops_per_token", "flops_per_image", "num_forwards")
     return all(candidate.get(name) == baseline.get(name) for name in names)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -14,9 +15,10 @@ from attar.compressors.diffusion.sampler import sampled
 from attar.compressors.diffusion.session import GraphSampler
 from attar.compressors.export.runtime import CPU
 from attar.registry.artifacts.facts import Facts
-from attar.registry.artifacts.handles import SamplerGraphArtifact
+from attar.registry.artifacts.handles import DenoiserArtifact, SamplerGraphArtifact
 from attar.registry.artifacts.subjects import form_of
-from attar.stages.artifacts.denoiser.folder import SCHEDULER, companion_bytes, load_denoiser
+from attar.stages.artifacts.denoiser.folder import SCHEDULER, Denoiser, companion_bytes, load_denoiser
+from attar.stages.artifacts.denoiser.guidance import attach_guidance, check_guidance
 from attar.stages.artifacts.model.size_forecast import stored_bytes
 from attar.stages.artifacts.onnx_folder import write_graph
 from attar.stages.artifacts.onnx_session import open_session
@@ -31,24 +33,24 @@ CAUSAL_FIELDS = ("num_new_tokens", "min_token_agreement", "max_logit_difference"
 COPIED = ("num_image_channels", "num_timesteps", "num_parameters", "num_products")
 
 
-def sampler_graph_forecast(config: ExportConfig, model: Facts, other_inputs: Sequence[str]) -> Forecast:
+def sampler_graph_forecast(config: ExportConfig, model: Facts, given: Mapping[str, Sequence[Facts]]) -> Forecast:
     """Return what the graph will be. Raises ValueError for what no denoiser has: other formats, text, steps that do not meet."""
     if config.format.kind != "onnx":
         raise ValueError(f"format.kind is {config.format.kind!r}, but the model is a denoiser; accepted: 'onnx'")
-    if other_inputs:
+    if "text" in given:
+        raise ValueError("input text is for causal language models, and the model is a denoiser; accepted: guidance")
+    for adapter in given.get("guidance", ()):
+        check_guidance(adapter)
+    if causal := [name for name in CAUSAL_FIELDS if name in config.model_fields_set]:
         raise ValueError(
-            f"input {other_inputs[0]} is for causal language models, and the model is a denoiser; accepted: none"
-        )
-    if given := [name for name in CAUSAL_FIELDS if name in config.model_fields_set]:
-        raise ValueError(
-            f"{given[0]} is given, but the model is a denoiser, which writes nothing; accepted: format.opset, format.num_steps, num_prompts"
+            f"{causal[0]} is given, but the model is a denoiser, which writes nothing; accepted: format.opset, format.num_steps, num_prompts"
         )
     if model.get("num_timesteps", 0) % config.format.num_steps:
         raise ValueError(
             f"format.num_steps is {config.format.num_steps}, which does not divide the {model['num_timesteps']} timesteps of the scheduler; "
             "accepted: a divisor"
         )
-    facts = _facts(model, config.format.num_steps)
+    facts = _facts(model, config.format.num_steps, *given.get("guidance", ()))
     num_bytes = 4.0 * float(model.get("num_parameters", 0))
     return Forecast(facts, peak_memory_bytes=3.0 * num_bytes, disk_bytes=stored_bytes(facts))
 
@@ -60,26 +62,41 @@ def export_sampler_graph(config: ExportConfig, inputs: ExportInputs, content: Pa
     form = cast(OnnxFormat, config.format)
     denoiser = load_denoiser(inputs.model.path)
     steps = bar("tracing the graph", 1, "steps")
-    graph = export_sampler(denoiser.net, denoiser.process, denoiser.shape, form.num_steps, form.opset)
+    base = cast(DenoiserArtifact, inputs.model)
+    adapters = None if inputs.guidance is None else attach_guidance(denoiser, inputs.guidance, base)
+    graph = export_sampler(denoiser.net, denoiser.process, denoiser.shape, form.num_steps, form.opset, adapters)
     steps.advance()
     write_graph(graph, content)
     shutil.copytree(inputs.model.path / SCHEDULER, content / SCHEDULER)
-    num_images = max(2, config.num_prompts)
+    difference = _difference(denoiser, adapters, content, max(2, config.num_prompts), form.num_steps)
+    guided_by = () if inputs.guidance is None else (inputs.guidance.facts,)
+    made = {**_facts(inputs.model.facts, form.num_steps, *guided_by), "max_pixel_difference": difference}
+    return SamplerGraphArtifact.at(content, made, companion_bytes=companion_bytes(content))
+
+
+def _difference(denoiser: Denoiser, adapters: Any, content: Path, num_images: int, num_steps: int) -> float:
+    """Return how far a pixel of the graph is from torch's, guided at all scales from the lowest to the highest. Raises ValueError past the limit."""
     noise = torch.randn(num_images, *denoiser.shape, generator=torch.Generator().manual_seed(0))
-    classes = torch.arange(num_images) % denoiser.num_labels
-    expected = sampled(predictor(denoiser.net), denoiser.process, noise, classes, form.num_steps)
-    actual = GraphSampler(open_session(content), CPU)(noise, classes)
+    classes, scales = torch.arange(num_images) % denoiser.num_labels, None
+    guidance: AbstractContextManager[None] = nullcontext()
+    if adapters is not None:
+        scales = torch.linspace(adapters.scales.low, adapters.scales.high, num_images)
+        guidance = adapters.at(scales)
+    with guidance:
+        expected = sampled(predictor(denoiser.net), denoiser.process, noise, classes, num_steps)
+    actual = GraphSampler(open_session(content), CPU)(noise, classes, scales)
     difference = float((expected - actual).abs().max())
     metric("max_pixel_difference", difference)
-    note(f"the graph's {num_images} images of {form.num_steps} steps are torch's to {difference:.1e}")
+    note(f"the graph's {num_images} images of {num_steps} steps are torch's to {difference:.1e}")
     if not difference <= MAX_DIFFERENCE:
         raise ValueError(
             f"the exported graph is not the sampler: a pixel differs by {difference:.2g}; accepted: {MAX_DIFFERENCE:g}"
         )
-    made = {**_facts(inputs.model.facts, form.num_steps), "max_pixel_difference": difference}
-    return SamplerGraphArtifact.at(content, made, companion_bytes=companion_bytes(content))
+    return difference
 
 
-def _facts(model: Facts, num_steps: int) -> Facts:
+def _facts(model: Facts, num_steps: int, *guidance: Facts) -> Facts:
     copied = {name: model[name] for name in COPIED if name in model}
-    return {**form_of(model), **copied, "num_steps": num_steps, "format": "onnx", "quantization": "none"}
+    scales = {name: adapter[name] for adapter in guidance for name in ("min_scale", "max_scale") if name in adapter}
+    made = {"num_steps": num_steps, "format": "onnx", "quantization": "none"}
+    return {**form_of(model), **copied, **scales, **made}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import cast
 
@@ -32,7 +32,7 @@ MAX_DIFFERENCE = 1e-4
 CAUSAL_FIELDS = ("num_new_tokens", "min_token_agreement")
 
 
-def encoder_graph_forecast(config: ExportConfig, model: Facts, other_inputs: Sequence[str]) -> Forecast:
+def encoder_graph_forecast(config: ExportConfig, model: Facts, other_inputs: Collection[str]) -> Forecast:
     """Return what the graph of a model that reads whole texts will be.
 
     Raises ValueError for what it has not: other formats, guidance, text that it writes.
@@ -44,7 +44,7 @@ def encoder_graph_forecast(config: ExportConfig, model: Facts, other_inputs: Seq
         raise ValueError(f"format.operators is {config.format.operators!r}, but the model is {what}; accepted: 'fused'")
     if other_inputs:
         raise ValueError(
-            f"input {other_inputs[0]} is for causal language models, and the model is {what}; accepted: none"
+            f"input {next(iter(other_inputs))} is for causal language models, and the model is {what}; accepted: none"
         )
     if given := [name for name in CAUSAL_FIELDS if name in config.model_fields_set]:
         raise ValueError(

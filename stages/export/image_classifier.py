@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import cast
 
@@ -32,7 +32,7 @@ AT_ONCE = 32
 CAUSAL_FIELDS = ("num_new_tokens", "min_token_agreement")
 
 
-def image_graph_forecast(config: ExportConfig, model: Facts, other_inputs: Sequence[str]) -> Forecast:
+def image_graph_forecast(config: ExportConfig, model: Facts, other_inputs: Collection[str]) -> Forecast:
     """Return what the graph will be. Raises ValueError for what no image classifier has: other formats, guidance, text that it writes."""
     if config.format.kind != "onnx":
         raise ValueError(
@@ -40,7 +40,7 @@ def image_graph_forecast(config: ExportConfig, model: Facts, other_inputs: Seque
         )
     if other_inputs:
         raise ValueError(
-            f"input {other_inputs[0]} is for causal language models, and the model is an image classifier; accepted: none"
+            f"input {next(iter(other_inputs))} is for causal language models, and the model is an image classifier; accepted: none"
         )
     if given := [name for name in CAUSAL_FIELDS if name in config.model_fields_set]:
         raise ValueError(

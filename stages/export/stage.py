@@ -61,7 +61,7 @@ def _forecast(config: ExportConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
         )
     refuse_other_data(model, inputs.get("data", ()))
     if (forecast := FORECASTS.get(subject_of(model))) is not None:
-        return forecast(config, model, [name for name in ("guidance", "text") if inputs.get(name)])
+        return forecast(config, model, {name: inputs[name] for name in ("guidance", "text") if inputs.get(name)})
     if inputs.get("guidance") and not ROOMS[form.kind].takes_guidance(form):
         is_graph = form.kind == "onnx"
         field = "format.operators is 'standard'" if is_graph else f"format.kind is {form.kind!r}"

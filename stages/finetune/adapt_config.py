@@ -12,8 +12,10 @@ from attar.compressors.adapt.lora import Lora
 from attar.compressors.adapt.quantization_aware import QuantizationAware as QuantizationAwareMethod
 from attar.compressors.adapt.weights import FullWeights
 from attar.compressors.adapt.weights import LastBlocks as LastBlocksMethod
+from attar.compressors.guidance.denoiser import ScaleAdapters
 from attar.compressors.quantize.roundings import ROUNDINGS, BlockIntegers, Rounding
 from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.subjects import DENOISER, subject_of
 from attar.stages.artifacts.model.expert_facts import float_fraction, is_dense, refuse_float_experts
 from attar.stages.artifacts.model.folder import QuantizedBase
 from attar.stages.contract import StageConfig, default_kind
@@ -157,12 +159,43 @@ class QuantizationAware(StageConfig):
         return self
 
 
-AdaptKind = LowRank | AllWeights | LastBlocks | QuantizationAware
+class Guidance(StageConfig):
+    """Adapters beside the attentions of a denoiser, which learn in one pass what guidance says in two. The base stays as it is."""
+
+    kind: Literal["guidance"] = "guidance"
+    """Guidance adapters learn, by the loss guided_distance. https://arxiv.org/abs/2503.07274"""
+
+    adapter: Literal["cross", "offset"] = "cross"
+    """cross: attention over scale, timestep and class; offset: a vector of them."""
+
+    rank: int = Field(default=32, ge=2)
+    """Width inside an adapter."""
+
+    is_base_at_one: bool = False
+    """Multiply the adapters' output by w - 1, so that scale 1 is the base exactly. False: the published form."""
+
+    blocks: ClassVar[AdaptedBlocks] = "all"
+    trains_base: ClassVar[bool] = False
+    quantized_base: ClassVar[QuantizedBase] = "none"
+    expert_rank: ClassVar[int] = 0
+
+    @property
+    def method(self) -> AdaptMethod:
+        """What the adapters are."""
+        return ScaleAdapters(adapter=self.adapter, rank=self.rank, is_base_at_one=self.is_base_at_one)
+
+
+AdaptKind = LowRank | AllWeights | LastBlocks | QuantizationAware | Guidance
 Adapt = Annotated[AdaptKind, Field(discriminator="kind"), default_kind("lora")]
 
 
 def check_adapt(adapt: AdaptKind, model: Facts) -> None:
     """Raise ValueError for what the model's facts, where they are known, say cannot be adapted so."""
+    if adapt.kind == "guidance" and model and subject_of(model) is not DENOISER:
+        raise ValueError(
+            f"adapt.kind is 'guidance', which is for denoisers, and the model is {subject_of(model).words}; accepted: lora, full and others, "
+            "or the stage guide"
+        )
     if adapt.blocks == "after_cut" and model and not model.get("removed_blocks", "unknown"):
         raise ValueError("adapt.blocks is 'after_cut', but no block of the model was removed")
     if adapt.quantized_base != "none":

@@ -74,7 +74,7 @@ class FinetuneConfig(StageConfig):
 
     adapt: Adapt = LowRank()
     """What of the student learns: {kind: lora, rank: 16} (or rslora, dora), {kind: full}, {kind: last_blocks, num_blocks: 2},
-    {kind: quantization_aware, rounding: {kind: blocks, bits: 4}}."""
+    {kind: quantization_aware, rounding: {kind: blocks, bits: 4}}; of a denoiser {kind: full} or {kind: guidance, adapter: cross}."""
 
     objectives: dict[str, float | ObjectiveSpec] = {"next_token": 1.0}
     """What is learned: `next_token` or `forward_kl` (toward the teacher) with its weight, or any name with an objective made of components."""

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 from attar.compressors.catalogue import build, did_you_mean
 from attar.compressors.distill.examples.sample_facts import Route
 from attar.compressors.distill.examples.steps import Clock
+from attar.compressors.distill.heads.catalogue import IMAGE_LOSSES
 from attar.compressors.distill.losses.chunkwise import ChunkwiseDistil
 from attar.compressors.distill.losses.classes import CLASS_LOSSES
 from attar.compressors.distill.losses.composite import Distil, Mean
@@ -31,9 +32,29 @@ from attar.stages.runtime.described import DescribedModel
 from attar.stages.runtime.method_field import build_named
 
 T = TypeVar("T")
-KNOWN = DIVERGENCES | LISTWISE | CHUNKWISE | HIDDEN_LOSSES | EMBEDDING_LOSSES | CLASS_LOSSES | DENOISING_LOSSES
-# Objectives by their own name: of distributions, between vectors, toward labels, and of denoisers.
-NAMED = OBJECTIVES | EMBEDDING_LOSSES | CLASS_LOSSES | DENOISING_LOSSES
+# Losses that are objectives by themselves, with why no other component has anything to act on, and where their target comes from.
+WHOLE: tuple[tuple[Mapping[str, type[Objective]], str, str], ...] = (
+    (EMBEDDING_LOSSES, "a loss between vectors has no distribution", "a loss between vectors is toward the teacher's"),
+    (
+        CLASS_LOSSES,
+        "the labels' loss is toward the data's own labels",
+        "the labels' loss is toward the data's own labels",
+    ),
+    (DENOISING_LOSSES, "a denoiser's loss has no distribution", "a denoiser's loss brings its own target"),
+    (IMAGE_LOSSES, "a loss with heads of its own is whole", "a loss with heads of its own brings its target"),
+)
+# Objectives by their own name: of distributions, between vectors, toward labels, of denoisers, of images with heads beside the net.
+NAMED = OBJECTIVES | EMBEDDING_LOSSES | CLASS_LOSSES | DENOISING_LOSSES | IMAGE_LOSSES
+KNOWN = (
+    DIVERGENCES
+    | LISTWISE
+    | CHUNKWISE
+    | HIDDEN_LOSSES
+    | EMBEDDING_LOSSES
+    | CLASS_LOSSES
+    | DENOISING_LOSSES
+    | IMAGE_LOSSES
+)
 # A name, or a name with its parameters: `gate`, or `{clip: {limit_nats: 2.0}}`.
 Component = str | dict[str, dict[str, Any]]
 # What a causal student cannot learn by, and why.
@@ -90,19 +111,12 @@ class ObjectiveSpec(DescribedModel):
             if self.target != "identity":
                 raise ValueError("a loss between hidden states is toward the teacher's; target has nothing to act on")
             return HiddenDistil(divergence=built(HIDDEN_LOSSES, self.divergence, "divergence"))
-        if name in EMBEDDING_LOSSES:
-            self._refuse_unused("a loss between vectors has no distribution")
-            if self.target != "identity":
-                raise ValueError("a loss between vectors is toward the teacher's; target has nothing to act on")
-            return built(EMBEDDING_LOSSES, self.divergence, "divergence")
-        if name in CLASS_LOSSES:
-            self._refuse_unused("the labels' loss is toward the data's own labels")
-            return built(CLASS_LOSSES, self.divergence, "divergence")
-        if name in DENOISING_LOSSES:
-            self._refuse_unused("a denoiser's loss has no distribution")
-            if self.target != "identity":
-                raise ValueError("a denoiser's loss brings its own target; target has nothing to act on")
-            return built(DENOISING_LOSSES, self.divergence, "divergence")
+        for table, reason, toward in WHOLE:
+            if name in table:
+                self._refuse_unused(reason)
+                if self.target != "identity":
+                    raise ValueError(f"{toward}; target has nothing to act on")
+                return built(table, self.divergence, "divergence")
         return Distil(
             divergence=built(KNOWN, self.divergence, "divergence"),  # type: ignore[type-var]
             target=built(TARGETS, self.target, "target"),

@@ -31,17 +31,19 @@ from attar.stages.contract import Forecast, check_covers, check_vocabulary, stag
 from attar.stages.finetune.adapt_config import check_adapt
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, check_inputs
 from attar.stages.finetune.distillation_config import check_record, uses_teacher
+from attar.stages.finetune.kept_weights import save_adapter, write_trained
 from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.sentence_scores import with_scores
 from attar.stages.finetune.subjects.checks import check_subject
 from attar.stages.finetune.subjects.classifier import build_classifier_run, check_same_classes, reads_grades
 from attar.stages.finetune.subjects.denoiser import build_denoiser_run
 from attar.stages.finetune.subjects.encoder import build_encoder_run
+from attar.stages.finetune.subjects.guided_denoiser import guidance_facts, write_guidance
 from attar.stages.finetune.subjects.images import build_image_run
 from attar.stages.finetune.teacher_config import policy_of, reads_record
 from attar.stages.finetune.teaching import build_rollouts, build_teacher_sources, with_hints
 from attar.stages.finetune.training_rows import Mixture, TrainingRows, with_prefix, with_teacher_states
-from attar.stages.finetune.training_run import TrainingRun, save_adapter
+from attar.stages.finetune.training_run import TrainingRun
 from attar.stages.finetune.training_work import training_flops
 from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.process_group import run_in_group
@@ -60,6 +62,8 @@ BUILDS = {
     IMAGES: build_image_run,
     DENOISER: build_denoiser_run,
 }
+# What writes adapters that PEFT does not know, by the kind of `adapt`.
+WRITES = {"guidance": write_guidance}
 
 
 def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -89,6 +93,7 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     facts: dict[str, Any] = {"method": config.adapt.kind}
     facts |= {"expert_rank": config.adapt.expert_rank} if config.adapt.expert_rank else {}
     facts |= {"vocab_size": model["vocab_size"]} if "vocab_size" in model else {}
+    facts |= guidance_facts(objectives) if config.adapt.kind == "guidance" else {}
     return Forecast(
         facts,
         num_flops=training_flops(
@@ -114,7 +119,8 @@ def finetune(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> A
     if config.compute.num_shards > 1:
         return _in_shards(config, inputs, workdir)
     plan = TrainingPlan.of(config, inputs)
-    return save_adapter(_trained(plan, inputs, workdir), plan.adaptation, inputs.model, workdir / "content")
+    write = WRITES.get(plan.adaptation.kind, write_trained)
+    return save_adapter(_trained(plan, inputs, workdir), plan.adaptation, inputs.model, workdir / "content", write)
 
 
 def _trained(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> TrainingRun:

@@ -9,27 +9,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from safetensors.torch import save_file
-
-from attar.compressors.adapt.quantization_aware import plain_name
 from attar.compressors.distill.examples.learned import LearnedExample
 from attar.compressors.distill.loop.heldout import evaluate_heldout
 from attar.compressors.distill.loop.trainer import NotFiniteError, StepRecord, Trainer
-from attar.compressors.models.adapted import is_adapted
 from attar.compressors.models.sharded import gather_trained
 from attar.compressors.models.trained_weights import set_weights, trained_weights
-from attar.registry.artifacts.handles import AdapterArtifact, Trainable
-from attar.registry.artifacts.kinds.kind_facts import AdapterFacts
-from attar.stages.artifacts.adapter_files import write_adapters
 from attar.stages.artifacts.dataset.rows import Row, Split
-from attar.stages.finetune.heldout_quality import MAX_ROWS, heldout_quality
-from attar.stages.finetune.plan import Adaptation, Checkpoints, Evaluations
+from attar.stages.finetune.heldout_quality import heldout_quality
+from attar.stages.finetune.plan import Checkpoints, Evaluations
 from attar.stages.finetune.saved_steps import SavedSteps
 from attar.stages.finetune.time_budget import TimeBudget
 from attar.stages.finetune.training_rows import is_checkable
-from attar.stages.runtime.progress import Metric, bar, emit, metric, note
+from attar.stages.runtime.progress import Metric, bar, emit, note
 
-WEIGHTS_FILE = "weights.safetensors"
 # Longest answer that an evaluation by quality waits for.
 QUALITY_NEW_TOKENS = 256
 # What evaluations are compared by, where it is not the weighted sum of the objectives as they are: see compressors/distill/loop/fixed_measure.py.
@@ -219,40 +211,3 @@ def is_plain(trainer: Trainer) -> bool:
         not learned.schedules
         and all(learned.objectives[name] == objective for name, objective in measure.objectives.items())
     )
-
-
-def save_adapter(run: TrainingRun, adaptation: Adaptation, base: Trainable, content: Path) -> AdapterArtifact:
-    """Write the best weights: a PEFT folder, or where the base's own weights were trained those weights."""
-    set_weights(run.student, run.best["weights"])
-    model = run.student.model
-    if is_adapted(model):
-        write_adapters(model, base.fingerprint, content)
-    else:
-        content.mkdir(parents=True, exist_ok=True)
-        weights = {
-            plain_name(name.removeprefix("model.")): value.contiguous() for name, value in run.best["weights"].items()
-        }
-        save_file(weights, content / WEIGHTS_FILE)
-    metric("best_step", run.best["step"])
-    if run.trainer.step and not run.best["step"]:
-        note(
-            "warning: training never beat its start: no evaluation was better than the one before the first step, so that nothing learned is "
-            f"kept ({run.trainer.step} steps); lower learning_rate, or judge by more rows or another stop_on"
-        )
-    is_by_quality = run.heldout.stop_on == "quality"
-    nats = run.best["score"][int(is_by_quality) :]  # of an evaluation that has no loss: none
-    note(f"kept the weights of step {run.best['step']}" + (f" (held-out loss {nats[0]:.4f} nats)" if nats else ""))
-    facts = AdapterFacts(
-        method=adaptation.kind,
-        rank=adaptation.rank,
-        expert_rank=adaptation.expert_rank or None,
-        num_steps=run.trainer.step,
-        best_step=run.best["step"],
-        base_fingerprint=base.fingerprint,
-        **{name: base.facts[name] for name in ("vocab_size",) if name in base.facts},  # type: ignore[arg-type] - an image has no tokens
-        # which part of the data the kept state was chosen on: figures of that part flatter it
-        chosen_on=tuple(dict.fromkeys(run.rows.evaluated_parts)),
-        heldout_quality=-run.best["score"][0] if is_by_quality else None,
-        num_quality_rows=min(MAX_ROWS, len(run.checkable)) if is_by_quality else None,
-    )
-    return AdapterArtifact.at(content, facts)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from attar.compressors.distill.teachers.image_classifier import HEADS
 from attar.registry.artifacts.handles import AdapterArtifact, ImageClassifierArtifact, ModelArtifact
 from attar.stages.artifacts.images.folder import load_classifier, save_classifier
 from attar.stages.artifacts.images.proof import probe_logits, prove_classifier
@@ -17,7 +18,7 @@ def fold_classifier(
     base: ImageClassifierArtifact, students: Sequence[AdapterArtifact | ModelArtifact], content: Path
 ) -> ImageClassifierArtifact:
     """Write the base with a student's trained weights. Raises ValueError for weights of another base, and when the proof fails."""
-    weights = trained_on_base(base, students)
+    weights = {name: value for name, value in trained_on_base(base, students).items() if not name.startswith(HEADS)}
     device = pick_device()
     classifier = load_classifier(base.path, "auto", device)
     expected = fold_weights(

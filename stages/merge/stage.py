@@ -21,7 +21,7 @@ from attar.stages.artifacts.model.shared_vocabulary import refuse_other_ids
 from attar.stages.artifacts.model.size_forecast import stored_bytes
 from attar.stages.artifacts.model.tokenizer_files import companion_bytes
 from attar.stages.contract import Forecast, stage
-from attar.stages.finetune.training_run import WEIGHTS_FILE
+from attar.stages.finetune.kept_weights import WEIGHTS_FILE
 from attar.stages.guidance.fold import check_guidance_fold, folded_guidance
 from attar.stages.merge.config import MergeConfig, MergeInputs
 from attar.stages.merge.denoiser import fold_denoiser
@@ -52,7 +52,7 @@ def _forecast(config: MergeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
     students = inputs["students"]
     subject = subject_of(*inputs.get("base", ({},)))
     if subject in FOLDS:
-        check_one_training(config, subject)
+        check_one_training(config, subject, students)
     _check_inputs(config, inputs)
     check_guidance_fold(config.method, config.guidance_scale, students)
     who, facts = ("base", inputs["base"][0]) if "base" in inputs else ("student 1", students[0])

@@ -10,17 +10,23 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import Artifact
 from attar.registry.artifacts.subjects import Subject
 from attar.stages.artifacts.model.load_report import refuse_not_finite
-from attar.stages.finetune.training_run import WEIGHTS_FILE
+from attar.stages.finetune.kept_weights import WEIGHTS_FILE
 from attar.stages.merge.config import MergeConfig
 from attar.stages.merge.fold_check import check_learned
 from attar.stages.runtime.progress import metric, note
 
 
-def check_one_training(config: MergeConfig, subject: Subject) -> None:
+def check_one_training(config: MergeConfig, subject: Subject, students: Sequence[Facts]) -> None:
     """Raise ValueError for a method that merges several students: a model of this subject takes the weights of one training."""
+    if any(student.get("method") == "guidance" for student in students):
+        raise ValueError(
+            "students: guidance adapters read what each attention does and fold into no weights; accepted: give them to sample as guidance, "
+            "or a finetune with adapt.kind full and guided_distance at one scale"
+        )
     if config.method != "fold" or config.dtype != "auto":
         given = f"method is {config.method!r}" if config.method != "fold" else f"dtype is {config.dtype!r}"
         raise ValueError(

@@ -11,10 +11,11 @@ from pydantic import Discriminator, Field, Tag, field_validator
 from attar.compressors.catalogue import did_you_mean
 from attar.registry.artifacts.handles import (
     AnyGraph,
-    AnyModel,
     BehaviourArtifact,
     ComparisonArtifact,
     EvaluationArtifact,
+    SamplerGraphArtifact,
+    Trainable,
 )
 from attar.registry.release.gate import THRESHOLDS
 from attar.registry.release.interval_gate import Multiplicity
@@ -60,7 +61,8 @@ class RegisterConfig(StageConfig):
     max_decode_latency_ratio, max_prefill_latency_ratio, max_size_ratio; of an encoder min_spearman_retention, min_mrr_retention,
     max_embed_latency_ratio, max_batch_latency_ratio, max_size_ratio; of a classifier the last three, min_accuracy_retention,
     min_macro_f1_retention; of a tagger min_span_f1_retention for the last; of an image classifier min_accuracy_retention,
-    max_image_latency_ratio, max_image_batch_latency_ratio, max_size_ratio) at the worse end of 95% intervals. Empty: everything passes."""
+    max_image_latency_ratio, max_image_batch_latency_ratio, max_size_ratio; of a denoiser max_frechet_ratio, min_recall_retention,
+    max_forwards_ratio, max_image_latency_ratio, max_size_ratio) at the worse end of 95% intervals. Empty: everything passes."""
 
     champion: Literal["past_gate", "by_decision"] = "past_gate"
     """past_gate: a version that passes the gate is champion at once; by_decision: it stays candidate until someone promotes it."""
@@ -93,10 +95,10 @@ class RegisterInputs:
     `comparison` and `behaviour`: of the model with its original, for a gate on what `compare` and `check_behaviour` measure.
     """
 
-    model: AnyModel
+    model: Trainable
     evaluation: EvaluationArtifact
     baseline: EvaluationArtifact
-    onnx: tuple[AnyGraph, ...] = ()
+    onnx: tuple[AnyGraph | SamplerGraphArtifact, ...] = ()
     onnx_evaluation: tuple[EvaluationArtifact, ...] = ()
     # any number, of any kind that `export` and `quantize` make
     forms: tuple[Form, ...] = ()

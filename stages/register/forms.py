@@ -11,14 +11,15 @@ from attar.registry.artifacts.handles import (
     ModelArtifact,
     OnnxArtifact,
     OpenVinoArtifact,
+    SamplerGraphArtifact,
 )
 
-Form = AnyGraph | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact
+Form = AnyGraph | SamplerGraphArtifact | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact
 # Words of a quantization that its folder need not repeat.
 PLAIN_WORDS = ("none", "weights")
 
 
-def forms_by_folder(graphs: Iterable[AnyGraph], others: Iterable[Form]) -> dict[str, Form]:
+def forms_by_folder(graphs: Iterable[AnyGraph | SamplerGraphArtifact], others: Iterable[Form]) -> dict[str, Form]:
     """Return the forms by their folder in the version, graphs first: `onnx` has float32 weights, `onnx-int8` or `gguf-q8_0` say theirs.
 
     Raises ValueError for two of a kind, which would need one folder.

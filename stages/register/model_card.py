@@ -63,11 +63,16 @@ def write_card(release: Release) -> str:
 def _blocks(release: Release) -> str:
     base, now = next((base.facts for base in release.bases), {}), release.model.facts
     wording = _wording(now)
-    sizes = f"{now.get('num_blocks', '?')} {wording.blocks}, {float(now.get('num_parameters', 0)):,.0f} parameters"
+    sizes = _sizes(now, wording.blocks)
     if not base or base.get("num_parameters") == now.get("num_parameters"):
         return f"A {wording.noun} of {sizes}."
-    was = f"{base.get('num_blocks', '?')} blocks, {float(base.get('num_parameters', 0)):,.0f} parameters"
-    return f"A {wording.noun} of {sizes}; the original has {was}."
+    return f"A {wording.noun} of {sizes}; the original has {_sizes(base, 'blocks')}."
+
+
+def _sizes(facts: Facts, blocks: str) -> str:
+    # a denoiser's levels are no blocks that could be counted
+    depth = "" if "sample_size" in facts else f"{facts.get('num_blocks', '?')} {blocks}, "
+    return f"{depth}{float(facts.get('num_parameters', 0)):,.0f} parameters"
 
 
 def _forms(release: Release) -> list[str]:
@@ -180,14 +185,15 @@ def _quantization(release: Release) -> list[str]:
 
 def _limits(release: Release) -> list[str]:
     measures = ("accuracy_", "spearman_", "mrr_")
+    figures = release.figures.get("model", {})
     tasks = ", ".join(
-        name.partition("_")[2]
-        for name in release.figures.get("model", {})
-        if name.startswith(measures) and not name.endswith((LOW, HIGH))
+        name.partition("_")[2] for name in figures if name.startswith(measures) and not name.endswith((LOW, HIGH))
     )
+    if "frechet_distance" in figures:
+        tasks = "images of the data's classes"
     return [
         f"- What it can do was measured on {tasks or 'no task'} alone; elsewhere it can have lost more than these figures show.",
-        "- It was compressed for the data above. Other languages, long contexts and safety behaviour were not measured.",
+        f"- It was compressed for the data above. {_wording(release.model.facts).unmeasured} were not measured.",
         "- Whatever the original says wrongly or must not be used for holds for this model too.",
     ]
 

@@ -85,7 +85,7 @@ def _data_uses(model: Ancestor, evaluation: Ancestor) -> tuple[DataUse, ...]:
 
 def _data_sources(lineage: Ancestor, without: Sequence[str] = ()) -> dict[str, Ancestor]:
     """Return the data sets behind an artifact by key. `without`: inputs not to follow, as curate's tasks."""
-    if lineage.stage == "ingest_data":
+    if lineage.stage in ("ingest_data", "ingest_images"):
         return {lineage.key: lineage}
     sources: dict[str, Ancestor] = {}
     for ancestor in lineage.inputs:

@@ -56,12 +56,21 @@ MEASURES = (
     "image_seconds",
     "image_seconds_32",
     "images_per_second",
+    "frechet_distance",
+    "recall",
+    "precision",
+    "class_accuracy",
+    "num_forwards",
 )
 # Behind a figure's name: divided by the original's.
 RATIO = "_ratio"
 # What a person decides by, in that order: of the model itself, then of each of its other forms. MLflow's page of a version shows
 # so many at most.
 PAGE_MODEL = (
+    "frechet_distance",
+    "frechet_distance_ratio",
+    "recall_ratio",
+    "num_forwards",
     "accuracy",
     "accuracy_ratio",
     "spearman",
@@ -78,6 +87,7 @@ PAGE_MODEL = (
     "embed_seconds_ratio",
 )
 PAGE_FORM = (
+    "frechet_distance_ratio",
     "accuracy_ratio",
     "spearman_ratio",
     "ndcg_10_ratio",

@@ -15,13 +15,13 @@ from attar.registry.artifacts.handles import Artifact, EvaluationArtifact, Relea
 from attar.registry.artifacts.kinds.kind_facts import ReleaseFacts
 from attar.registry.artifacts.lineage import trace
 from attar.registry.artifacts.store import Store
-from attar.registry.artifacts.subjects import subject_of
+from attar.registry.artifacts.subjects import DENOISER, subject_of
 from attar.registry.release.figures import KEYS_TAG, MODEL_KEY_TAG, write_figures
 from attar.registry.release.gate import Ratio
 from attar.stages.artifacts.mixed_subjects import refuse_mixed
-from attar.stages.artifacts.model.older_form import readers_of
 from attar.stages.artifacts.model.size_forecast import stored_bytes
 from attar.stages.contract import Forecast, stage
+from attar.stages.evaluate.images.drawn import unlike
 from attar.stages.evaluate.paired_evaluations import evaluation_of, paired_ratios
 from attar.stages.register.config import RegisterConfig, RegisterInputs
 from attar.stages.register.forms import Form, format_of, forms_by_folder
@@ -115,16 +115,17 @@ def _writer(
     from attar.registry.release.model_flavor import write_version  # MLflow, as above
 
     releases = RELEASES[inputs.model.subject]
-    model, reader = releases.load(inputs.model.path), releases.load_reader(inputs.model.path)
+    components = releases.components(inputs.model.path)
     return lambda folder: write_version(
         folder,
-        {"model": model, releases.reader: reader},
+        components,
         model_folder=inputs.model.path,
         form_folders={name: form.path for name, form in forms.items()},
         card=card,
         metadata={"attar.fingerprint": inputs.model.fingerprint},
         figures=figures,
         task=releases.wording.task,
+        library=releases.wording.library,
     )
 
 
@@ -154,7 +155,17 @@ def _evaluations(inputs: RegisterInputs, forms: Mapping[str, Form]) -> dict[str,
         if form is None:
             raise ValueError("onnx_evaluation: it measured none of the graphs given as onnx")
         evaluations[form] = evaluation
+    if inputs.model.subject is DENOISER:
+        _check_drawn(inputs.baseline, list(evaluations.values()))
     return evaluations
+
+
+def _check_drawn(baseline: EvaluationArtifact, evaluations: Sequence[EvaluationArtifact]) -> None:
+    """Raise ValueError where images were drawn otherwise than the original's: their distances would not compare."""
+    original = evaluation_of(baseline)
+    for evaluation in evaluations:
+        if why := unlike(evaluation_of(evaluation), original):
+            raise ValueError(why)
 
 
 def _check_measured(slot: str, evaluation: EvaluationArtifact, model: Artifact) -> None:
@@ -188,7 +199,7 @@ def _release(
         },
         figures=figures,
         checks=checks,
-        readers=readers_of(inputs.model.path),
+        readers=RELEASES[inputs.model.subject].readers(inputs.model.path),
         scores=lambda ancestors: scan_scores(store, ancestors),
     )
 

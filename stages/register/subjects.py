@@ -7,18 +7,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, ENCODER, IMAGES, TAGGER, Subject
-from attar.registry.release.gate import CLASSIFIER_METRICS, ENCODER_METRICS, IMAGE_METRICS, TAGGER_METRICS, THRESHOLDS
+from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, DENOISER, ENCODER, IMAGES, TAGGER, Subject
+from attar.registry.release.gate import (
+    CLASSIFIER_METRICS,
+    DENOISER_METRICS,
+    ENCODER_METRICS,
+    IMAGE_METRICS,
+    TAGGER_METRICS,
+    THRESHOLDS,
+)
+from attar.registry.release.measures import MEASURES
 from attar.stages.artifacts.classifier.folder import load_classifier
+from attar.stages.artifacts.denoiser.folder import load_denoiser
 from attar.stages.artifacts.encoder.folder import load_encoder
 from attar.stages.artifacts.images.folder import load_classifier as load_image_classifier
 from attar.stages.artifacts.images.pixels import load_processor
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
+from attar.stages.artifacts.model.older_form import readers_of
 from attar.stages.register.config import IntervalGate, Thresholds
 
 # Thresholds on what every model has, and those of models of each other subject.
 SHARED_THRESHOLDS = {"max_size_ratio"}
 IMAGE_THRESHOLDS = SHARED_THRESHOLDS | {name for name, (metric, _) in THRESHOLDS.items() if metric in IMAGE_METRICS}
+DENOISER_THRESHOLDS = SHARED_THRESHOLDS | {
+    name for name, (metric, _) in THRESHOLDS.items() if metric in DENOISER_METRICS
+}
 ENCODER_THRESHOLDS = SHARED_THRESHOLDS | {name for name, (metric, _) in THRESHOLDS.items() if metric in ENCODER_METRICS}
 CLASSIFIER_THRESHOLDS = SHARED_THRESHOLDS | {
     name for name, (metric, _) in THRESHOLDS.items() if metric in CLASSIFIER_METRICS
@@ -26,10 +39,12 @@ CLASSIFIER_THRESHOLDS = SHARED_THRESHOLDS | {
 TAGGER_THRESHOLDS = SHARED_THRESHOLDS | {name for name, (metric, _) in THRESHOLDS.items() if metric in TAGGER_METRICS}
 # Those that no causal model is measured by.
 OTHERS = (
-    (ENCODER_THRESHOLDS | CLASSIFIER_THRESHOLDS | TAGGER_THRESHOLDS | IMAGE_THRESHOLDS)
+    (ENCODER_THRESHOLDS | CLASSIFIER_THRESHOLDS | TAGGER_THRESHOLDS | IMAGE_THRESHOLDS | DENOISER_THRESHOLDS)
     - SHARED_THRESHOLDS
     - {"min_accuracy_retention"}
 )
+# Checks on intervals of what denoisers alone are measured by.
+DENOISER_CHECKS = ("frechet_ratio", "recall_retention", "forwards_ratio")
 
 
 @dataclass(frozen=True)
@@ -44,19 +59,31 @@ class Wording:
     task: str
     # what a form is and what runs it
     forms: Mapping[str, str]
+    # what no evaluation looks at
+    unmeasured: str = "Other languages, long contexts and safety behaviour"
 
 
 @dataclass(frozen=True)
 class Releases:
-    """How models of a subject are released. `checks`: those on intervals that their evaluations hold what is needed for; empty: all."""
+    """How models of a subject are released. `checks`: those on intervals that their evaluations hold what is needed for."""
 
     wording: Wording
     thresholds: set[str]
+    checks: tuple[str, ...]
     load: Callable[[Path], Any] = field(repr=False)
-    # what turns texts or images into what the model reads, by transformers' word for it
+    # what turns texts or images into what the model reads, by transformers' word for it; empty: the model reads neither
     reader: str = "tokenizer"
     load_reader: Callable[[Path], Any] = field(default=load_tokenizer, repr=False)
-    checks: tuple[str, ...] = ()
+    # which versions of which library read the folder
+    readers: Callable[[Path], str] = field(default=readers_of, repr=False)
+
+    def components(self, folder: Path) -> dict[str, Any]:
+        """Return what MLflow's flavor of transformers writes of a model; nothing of one that transformers does not read.
+
+        Raises ValueError for a folder that is not whole.
+        """
+        model = self.load(folder)
+        return {"model": model, self.reader: self.load_reader(folder)} if self.reader else {}
 
 
 RELEASES: dict[Subject, Releases] = {
@@ -76,6 +103,7 @@ RELEASES: dict[Subject, Releases] = {
             },
         ),
         thresholds=set(THRESHOLDS) - OTHERS,
+        checks=tuple(name for name in MEASURES if name not in DENOISER_CHECKS),
         load=lambda folder: load_model(folder, "auto"),
     ),
     ENCODER: Releases(
@@ -129,12 +157,30 @@ RELEASES: dict[Subject, Releases] = {
             hub_task="image-classification",
             task="image-classification",
             forms={"onnx": "ONNX graph from pixels to logits: onnxruntime, and what `preprocessor_config.json` says"},
+            unmeasured="Images of other sources, other light and other cameras",
         ),
         thresholds=IMAGE_THRESHOLDS,
         load=lambda folder: load_image_classifier(folder).model,
         reader="image_processor",
         load_reader=load_processor,
         checks=("accuracy_drop", "accuracy_retention", "bytes_ratio", "parameters_ratio"),
+    ),
+    DENOISER: Releases(
+        Wording(
+            noun="denoiser of images",
+            blocks="blocks",
+            folder="diffusers folder",
+            library="diffusers",
+            hub_task="unconditional-image-generation",
+            task="",
+            forms={"onnx": "ONNX graph of the whole sampler, noise and classes in, images out: onnxruntime"},
+            unmeasured="Likeness to single training images, and what a small classifier's features do not tell apart,",
+        ),
+        thresholds=DENOISER_THRESHOLDS,
+        load=load_denoiser,
+        reader="",
+        readers=lambda folder: "diffusers",
+        checks=(*DENOISER_CHECKS, "bytes_ratio", "parameters_ratio"),
     ),
 }
 
@@ -148,7 +194,7 @@ def check_gate(gate: Thresholds | IntervalGate, subject: Subject) -> None:
                 f"gate.{unmeasured[0]} is not measured of {subject.words}; accepted: {', '.join(sorted(releases.thresholds))}"
             )
         return
-    others = [check.measure for check in gate.checks if releases.checks and check.measure not in releases.checks]
+    others = [check.measure for check in gate.checks if check.measure not in releases.checks]
     if others:
         raise ValueError(
             f"gate.checks: {others[0]} is not measured of {subject.words}; accepted: {', '.join(releases.checks)}, or thresholds"

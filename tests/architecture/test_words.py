@@ -53,8 +53,6 @@ PROSE = {
 ALIASES = {"pipelines/recipe/former_names.py"}
 SERIALIZED = {
     # the embedding's name in saved weights, and methods of torch
-    "compressors/denoise/transformer.py": {"places"},
-    "compressors/denoise/guidance.py": {"places"},
     "*": {"ones"},
     # a key of checkpoints that were written before
     "compressors/distill/loop/trainer.py": {"parties"},

@@ -36,6 +36,14 @@ def test_a_ramp_has_its_end_at_the_last_epoch_or_step() -> None:
     assert LinearRamp(parameter="weight", end=2.0).at("o", 9.0, clock(0))[1] == 0.5, "from zero"
 
 
+def test_a_ramp_may_end_before_the_training_does() -> None:
+    ramp = LinearRamp(parameter="weight", end=1.0, by="step", until_fraction=0.5)
+    assert [ramp.at("o", 9.0, clock(step))[1] for step in (0, 1, 3, 4, 7)] == [0.25, 0.5, 1.0, 1.0, 1.0]
+    assert replace(ramp, until_fraction=0.01).at("o", 9.0, clock(0))[1] == 1.0
+    with pytest.raises(ValueError, match="until_fraction is 0.0; accepted: above 0, at most 1"):
+        replace(ramp, until_fraction=0.0)
+
+
 def test_a_ramp_of_a_parameter_leaves_the_weight() -> None:
     ramp = LinearRamp(parameter="target.share", end=1.0, by="step")
     changed, weight = ramp.at(MIXED, 0.7, clock(3))

@@ -131,8 +131,14 @@ def subject_nodes() -> dict[str, Any]:
     encoder = {"source": "random:bert?hidden_size=32&num_blocks=2", "model": {"kind": "encoder"}}
     noise = {"source": "random:unet?sample_size=8&num_classes=10&width=8", "model": {"kind": "denoiser"}}
     drawing = {"num_steps": 1, "num_images": 20, "classifier": {"num_steps": 20, "num_draws": 5}}
+    net = {"source": "random:resnet?num_channels=1&num_blocks=2", "model": {"kind": "image_classifier"}}
+    pool = {"source": "digits:", "max_rows": 300, "columns": {"label": ""}, "heldout_fraction": 0.0}
+    chosen = {"data": "pool", "teacher": "net", "protected": "digits"}
     return {
         "digits": {"stage": "ingest_images", "config": {"source": "digits:", "heldout_fraction": 0.3}},
+        "net": {"stage": "ingest_model", "config": net},
+        "pool": {"stage": "ingest_images", "config": pool},
+        "selected": {"stage": "select_images", "config": {"max_distance": 0}, "inputs": chosen},
         "noise": {"stage": "ingest_model", "config": noise},
         "drawn": {"stage": "sample", "config": drawing, "inputs": {"model": "noise", "data": "digits"}},
         "encoder": {"stage": "ingest_model", "config": encoder},

@@ -40,7 +40,6 @@ KILLS = (
     ("joined", "merge_adapters"),
     ("guidance", "guide_data"),
     ("guidance", "guide"),
-    ("denoiser", "denoise"),
     ("healed", "merge"),
     ("retention", "compare"),
     ("onnx", "export"),
@@ -69,7 +68,12 @@ RARE_KILLS = (
     ("rejoined", "rejoin"),
 )
 # And for those that take images, denoisers or pairs of sentences.
-SUBJECT_KILLS = (("digits", "ingest_images"), ("drawn", "sample"), ("labelled", "label_pairs"))
+SUBJECT_KILLS = (
+    ("digits", "ingest_images"),
+    ("selected", "select_images"),
+    ("drawn", "sample"),
+    ("labelled", "label_pairs"),
+)
 # A plan over every axis: its measurement, and the solve with its cuts and repairs.
 PLAN_KILLS = (("candidates", "scan"), ("planned", "prune"))
 NUM_MISSES = 5

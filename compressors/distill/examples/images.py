@@ -27,12 +27,13 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Several images; a position is an image."""
+    """Several images; a position is an image. `draws`: what each image's own draws of this step hang on; none outside of steps."""
 
     pixels: Float[Tensor, "N C H W"]
     labels: Int[Tensor, "N"]
     facts: tuple[SampleFacts, ...]
     teacher: Float[Tensor, "N K"] | None = None
+    draws: tuple[int, ...] = ()
 
     @property
     def num_positions(self) -> int:
@@ -45,8 +46,8 @@ class ImageBatch:
 
     @property
     def num_labelled(self) -> int:
-        """How many of them have a class: all."""
-        return len(self.labels)
+        """How many of them have a class: those that came with one."""
+        return int((self.labels >= 0).sum())
 
     def for_teacher(self, *, is_hinted: bool, keeps_prefix: bool) -> ImageBatch:
         return self
@@ -57,41 +58,41 @@ def image_batches(
     order: Sequence[int],
     images_per_batch: int,
     augmentations: Sequence[Augmentation] = (),
-    seed: int = 0,
+    seed: int | None = None,
 ) -> Iterator[ImageBatch]:
-    """Yield the images of `order`. Each is augmented by a draw that hangs on `seed` and its number: however a step is split, alike."""
+    """Yield the images of `order`. Each is augmented by a draw that hangs on `seed` and its number: however a step is split, alike.
+
+    Without a seed nothing is drawn.
+    """
     for start in range(0, len(order), images_per_batch):
         chosen = order[start : start + images_per_batch]
-        yield collated([examples[index] for index in chosen], _drawn(chosen, augmentations, seed))
+        draws = () if seed is None else tuple(seed * 1_000_003 + index for index in chosen)
+        yield collated([examples[index] for index in chosen], draws, augmentations)
 
 
 def collated(
-    images: Sequence[LabelledImage],
-    change: Callable[[Float[Tensor, "N C H W"]], Float[Tensor, "N C H W"]] | None = None,
+    images: Sequence[LabelledImage], draws: tuple[int, ...] = (), augmentations: Sequence[Augmentation] = ()
 ) -> ImageBatch:
     """Return the batch of these images."""
     pixels = torch.stack([image.pixels() for image in images])
     taught = [image.teacher for image in images if image.teacher is not None]
     assert len(taught) in (0, len(images)), "the teacher was run over all images of a batch, or none"
     return ImageBatch(
-        pixels if change is None else change(pixels),
+        redrawn(pixels, draws, augmentations) if draws else pixels,
         torch.tensor([image.label for image in images]),
         tuple(image.facts for image in images),
         torch.stack(taught) if taught else None,
+        draws,
     )
 
 
-def _drawn(
-    chosen: Sequence[int], augmentations: Sequence[Augmentation], seed: int
-) -> Callable[[Float[Tensor, "N C H W"]], Float[Tensor, "N C H W"]] | None:
+def redrawn(
+    pixels: Float[Tensor, "N C H W"], draws: Sequence[int], augmentations: Sequence[Augmentation]
+) -> Float[Tensor, "N C H W"]:
+    """Return images augmented, each by its own draw."""
     if not augmentations:
-        return None
-
-    def change(pixels: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
-        parts = []
-        for index, image in zip(chosen, pixels, strict=True):
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
-            parts.append(augmented(image[None], augmentations, generator))
-        return torch.cat(parts)
-
-    return change
+        return pixels
+    parts = []
+    for draw, image in zip(draws, pixels, strict=True):
+        parts.append(augmented(image[None], augmentations, torch.Generator().manual_seed(draw)))
+    return torch.cat(parts)

@@ -16,6 +16,8 @@ from attar.compressors.distill.examples.steps import Clock
 
 # Numbers in [0, 1) that each example brings: for its timestep, what is shown, and what a loss draws beside.
 NUM_UNIFORM = 4
+# Which of them a scale of guidance is made of.
+SCALE = 2
 # What a start gives in place of a class that the net is not told.
 HIDDEN = -1
 
@@ -119,6 +121,12 @@ class NoisedStates:
             )
             for row, example in enumerate(given)
         ]
+
+
+def scales_between(uniform: Float[Tensor, "B *U"], low: float, high: float) -> Float[Tensor, "B"]:
+    """Return the scale of guidance of each example, drawn evenly. `uniform`: its numbers, or the one that the scale is made of."""
+    number = uniform[:, SCALE] if uniform.ndim == 2 else uniform
+    return low + (high - low) * number
 
 
 def noised_batches(examples: Sequence[NoisedImage], order: Sequence[int], batch_size: int) -> Iterator[NoisedBatch]:

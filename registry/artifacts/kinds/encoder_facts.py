@@ -94,5 +94,8 @@ class SamplerGraphFacts(ArtifactFacts):
     companion_bytes: int | None = None
     format: str = NOT_KNOWN
     quantization: str | None = None
+    # of a graph that is guided in one pass: the scales that its adapters learned
+    min_scale: float | None = None
+    max_scale: float | None = None
     # largest difference of a pixel to torch's, where images lie in [-1, 1]
     max_pixel_difference: float | None = None

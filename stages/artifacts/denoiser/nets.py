@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from attar.compressors.guidance.denoiser import GuidedAttention
+
 
 @dataclass(frozen=True)
 class NetKind:
@@ -21,6 +25,8 @@ class NetKind:
     num_extra: int
     # by what the side of an image must be divided, and in what words
     divisor: Callable[[Mapping[str, Any]], tuple[int, str]]
+    # the attentions that guidance adapters hang beside
+    attentions: Callable[[Any], list[GuidedAttention]]
 
     def num_labels(self, config: Mapping[str, Any]) -> int:
         """Return how many classes the net can be told."""
@@ -98,7 +104,34 @@ def _patches(config: Mapping[str, Any]) -> tuple[int, str]:
     return int(config.get("patch_size") or 1), "patch_size"
 
 
-UNET = NetKind("unet", "UNet2DModel", "unet", "ConsistencyModelPipeline", "num_class_embeds", 0, _halvings)
+def _attentions_of_unet(net: Any) -> list[GuidedAttention]:
+    """Return every attention: all of them read one embedding of the timestep and one of the class."""
+    attentions = [module for module in net.modules() if type(module).__name__ == "Attention"]
+    return [_guided(attention, net.time_embedding, net.class_embedding) for attention in attentions]
+
+
+def _attentions_of_transformer(net: Any) -> list[GuidedAttention]:
+    """Return the attention of each block, which embeds timestep and class anew."""
+    embedders = [(block.attn1, block.norm1.emb) for block in net.transformer_blocks]
+    return [_guided(attention, emb.timestep_embedder, emb.class_embedder) for attention, emb in embedders]
+
+
+def _guided(attention: Any, time: Any, label: nn.Module) -> GuidedAttention:
+    return GuidedAttention(attention, time, label, attention.to_q.in_features, time.linear_2.out_features)
+
+
+UNET = NetKind(
+    "unet", "UNet2DModel", "unet", "ConsistencyModelPipeline", "num_class_embeds", 0, _halvings, _attentions_of_unet
+)
 # the table of a transformer has a row more, for a class that is hidden
-DIT = NetKind("dit", "DiTTransformer2DModel", "transformer", "DiTPipeline", "num_embeds_ada_norm", 1, _patches)
+DIT = NetKind(
+    "dit",
+    "DiTTransformer2DModel",
+    "transformer",
+    "DiTPipeline",
+    "num_embeds_ada_norm",
+    1,
+    _patches,
+    _attentions_of_transformer,
+)
 NETS = (UNET, DIT)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from attar.registry.artifacts.handles import ImageDatasetArtifact
+from attar.registry.artifacts.kinds.classifier_facts import ImageDatasetFacts
 from attar.stages.artifacts.dataset.rows import Split
 
 ROWS, BYTES, CLASSES = "images.jsonl", "images.bin", "classes.json"
@@ -50,6 +51,15 @@ def read_classes(folder: Path) -> tuple[str, ...]:
     return tuple(json.loads((folder / CLASSES).read_text()))
 
 
+def write_images(
+    folder: Path, rows: Sequence[ImageRow], classes: Sequence[str], form: ImageDatasetFacts
+) -> ImageDatasetArtifact:
+    """Write the rows of images whose bytes lie in the folder, and return the handle. Its facts: `form`, and how many rows are in which part."""
+    write_image_rows(folder, rows, classes)
+    counts = {f"num_{part}": sum(row.split == part for row in rows) for part in ("heldout", "choose")}
+    return ImageDatasetArtifact.at(folder, {**form, "num_rows": len(rows), **counts})
+
+
 class ImageBytes:
     """The encoded bytes of a data set's images, read one at a time."""
 
@@ -64,6 +74,17 @@ class ImageBytes:
         if hashlib.sha256(content).hexdigest() != row.sha256:
             raise ValueError(f"{self._path}: image {row.id} is not the one that was stored")
         return content
+
+
+def copied_bytes(data: ImageDatasetArtifact, rows: Sequence[ImageRow], folder: Path) -> list[ImageRow]:
+    """Copy the bytes of some images of a data set into a folder. Return their rows, which say where the bytes lie there."""
+    stored, start, moved = ImageBytes(data), 0, []
+    with (folder / BYTES).open("wb") as stream:
+        for row in rows:
+            stream.write(stored(row))
+            moved.append(row.with_changes(start=start))
+            start += row.size
+    return moved
 
 
 def part_rows(rows: Sequence[ImageRow], part: Split) -> list[ImageRow]:

@@ -36,8 +36,15 @@ def _refuse_unfit(model: Facts, data: Facts) -> None:
             f"{name} has {data['num_classes']} classes, but the model's head {model['num_classes']}; accepted: at most as many "
             "(ingest_model's model.classes gives a new head)"
         )
-    if data.get("num_channels", model.get("num_channels")) != model.get("num_channels", data.get("num_channels")):
+    if "num_channels" in model:
+        refuse_other_channels(model["num_channels"], data)
+
+
+def refuse_other_channels(num_channels: int, data: Facts) -> None:
+    """Raise ValueError for images of another number of channels than a model reads. Decoding would make up or drop colors without a word."""
+    given = data.get("num_channels", num_channels)
+    if given != num_channels:
         raise ValueError(
-            f"{name} has images of {data['num_channels']} channels, but the model reads {model['num_channels']}; "
-            f"accepted: ingest_images with channels: {model['num_channels']}"
+            f"{data.get('name', 'data')} has images of {given} channels, but the model reads {num_channels}; accepted: ingest_images with "
+            f"channels: {num_channels}"
         )

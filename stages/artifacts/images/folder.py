@@ -14,7 +14,7 @@ from attar.compressors.images.layout import LAYOUTS, image_blocks
 from attar.compressors.measure.cost import num_parameters
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import ImageClassifierArtifact
-from attar.stages.artifacts.images.pixels import PROCESSOR, PixelReader
+from attar.stages.artifacts.images.pixels import MODES, PROCESSOR, PixelReader
 from attar.stages.artifacts.model.folder import quiet_transformers
 from attar.stages.artifacts.model.load_report import dtype_of, one_line, read_reported, refuse_not_finite, refuse_report
 from attar.stages.artifacts.model.safe_folder import read_object, refuse_unsafe
@@ -43,6 +43,17 @@ def load_classifier(
     return ImageClassifier(model.to(device=device) if device is not None else model).eval()  # type: ignore[call-arg]
 
 
+def random_weights(classifier: ImageClassifier, seed: int) -> ImageClassifier:
+    """Return a classifier of the same shape whose weights are drawn with `seed`: it knows nothing."""
+    from transformers import AutoModelForImageClassification  # there since the classifier is
+
+    # transformers initialises from the global generator; forked, so that the caller's stays as it was
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForImageClassification.from_config(classifier.model.config, dtype=classifier.model.dtype)
+    return ImageClassifier(model.to(classifier.device)).eval()
+
+
 def refuse_no_classifier(folder: Path) -> None:
     """Raise ValueError unless a folder's config is that of an image classifier of a family that is taken."""
     config = read_object(folder / "config.json")
@@ -54,8 +65,12 @@ def refuse_no_classifier(folder: Path) -> None:
         )
     if "quantization_config" in config:
         raise ValueError(f"{folder} holds packed weights (quantization_config); accepted: a classifier in floats")
+    num_channels = config.get("num_channels", 3)
+    if not isinstance(num_channels, int) or num_channels not in MODES:
+        raise ValueError(f"{folder}: num_channels is {num_channels}; accepted: {', '.join(map(str, MODES))}")
     size, patch = config.get("image_size"), config.get("patch_size")
-    if family == "vit" and isinstance(size, int) and isinstance(patch, int) and size % patch:
+    sides = size if isinstance(size, list) else [size]
+    if family == "vit" and isinstance(patch, int) and any(isinstance(side, int) and side % patch for side in sides):
         raise ValueError(
             f"{folder}: image_size is {size}, which patch_size {patch} does not divide; accepted: a multiple of {patch}"
         )

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from attar.registry.artifacts.handles import ImageDatasetArtifact
 from attar.stages.artifacts.images.dataset import ImageBytes, ImageRow
+from attar.stages.artifacts.images.fit import refuse_other_channels
 from attar.stages.artifacts.model.load_report import one_line
 from attar.stages.artifacts.model.safe_folder import read_object
 
@@ -49,6 +50,11 @@ def opened(content: bytes) -> Any:
         raise
     except Exception as error:  # decoders raise anything
         raise ValueError(f"is no whole image: {one_line(error)}") from error
+    if image.mode in ("I", "F"):
+        raise ValueError(f"has pixels of 32 bits (mode {image.mode}), whose range is not known; accepted: 8 or 16 bits")
+    if image.mode.startswith("I;16"):
+        # converted by Pillow, all above 255 of 65,535 would be white
+        return Image.fromarray(((np.asarray(image).astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8))
     return image
 
 
@@ -74,7 +80,8 @@ class PixelReader:
         return shapes.pop()  # type: ignore[return-value] - of two numbers
 
     def stored(self, data: ImageDatasetArtifact, row: ImageRow, content: ImageBytes) -> StoredPixels:
-        """Return what reads one image of a data set, and keeps its pixels while there is room."""
+        """Return what reads one image of a data set, and keeps its pixels while there is room. Raises ValueError for other channels."""
+        refuse_other_channels(self.num_channels, data.facts)  # a plan may not have known them
         return StoredPixels(self, row, content, data.facts.name or "data")
 
     def keeps(self, num_bytes: int) -> bool:

@@ -7,7 +7,12 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from attar.registry.artifacts.handles import DenoiserArtifact, ImageDatasetArtifact, SamplerGraphArtifact
+from attar.registry.artifacts.handles import (
+    AdapterArtifact,
+    DenoiserArtifact,
+    ImageDatasetArtifact,
+    SamplerGraphArtifact,
+)
 from attar.stages.contract import StageConfig
 
 
@@ -28,7 +33,7 @@ class SampleConfig(StageConfig):
     """Steps of the sampler, a divisor of the scheduler's timesteps; of a graph those that are in it."""
 
     guidance_scale: float = Field(default=1.0, ge=0.0)
-    """Guidance toward the class, at two forwards a step; 1: none, one forward."""
+    """Guidance toward the class, at two forwards a step; 1: none, one forward. With the input guidance one forward at any scale it learned."""
 
     num_images: int = Field(default=1000, ge=20)
     """Images drawn with each seed, the same number of each class."""
@@ -55,7 +60,11 @@ class SampleConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SampleInputs:
-    """A denoiser or the graph of its sampler, and images. Their training part is for the classifier, the others to compare with."""
+    """A denoiser or the graph of its sampler, and images. Their training part is for the classifier, the others to compare with.
+
+    `guidance`: adapters that guide the denoiser in one forward.
+    """
 
     model: DenoiserArtifact | SamplerGraphArtifact
     data: ImageDatasetArtifact
+    guidance: AdapterArtifact | None = None

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from attar.compressors.diffusion.classifier import Classified, FeatureClassifier, trained_classifier
-from attar.compressors.diffusion.frechet import bootstrap_deviations, frechet_distance, precision_and_recall
+from attar.compressors.diffusion.frechet import bootstrap_draws, frechet_distance, precision_and_recall
+from attar.registry.artifacts.environment import machine_name
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import EvaluationArtifact
 from attar.registry.artifacts.kinds.kind_facts import EvaluationFacts
 from attar.registry.release.figures import HIGH, LOW
+from attar.stages.artifacts.denoiser.guidance import check_guidance
 from attar.stages.artifacts.denoiser.images import LabelledImages, check_images, has_any_class, read_images
 from attar.stages.artifacts.work_forecast import FORWARD
 from attar.stages.compare.sample.config import SampleConfig, SampleInputs
@@ -28,6 +30,8 @@ from attar.stages.contract import Forecast, stage
 from attar.stages.runtime.progress import bar, metric, note
 
 RESULT, GRID = "evaluation.json", "grid.png"
+# Images drawn alone and timed, after one that warms up.
+NUM_TIMED = 10
 # Half of a 95% interval in standard deviations.
 NORMAL_95 = 1.96
 
@@ -39,7 +43,12 @@ def _forecast(config: SampleConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
         raise ValueError(
             f"guidance_scale is {config.guidance_scale:g}, but the model has no class beside the data's that means any; accepted: 1"
         )
-    if "num_steps" in model and (config.num_steps != model["num_steps"] or config.guidance_scale != 1.0):
+    is_guided_graph = "min_scale" in model
+    if is_guided_graph:
+        check_guidance(model, config.guidance_scale)
+    if "num_steps" in model and (
+        config.num_steps != model["num_steps"] or (config.guidance_scale != 1.0 and not is_guided_graph)
+    ):
         raise ValueError(
             f"num_steps is {config.num_steps} at guidance_scale {config.guidance_scale:g}, but {model['num_steps']} steps without guidance "
             "are in the graph; accepted: those"
@@ -48,7 +57,13 @@ def _forecast(config: SampleConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
         raise ValueError(
             f"num_steps is {config.num_steps}, which does not divide the {model['num_timesteps']} timesteps of the scheduler; accepted: a divisor"
         )
-    num_forwards = config.num_steps * (1 if config.guidance_scale == 1.0 else 2)
+    guidance = inputs.get("guidance", ())
+    if guidance and "num_steps" in model:
+        raise ValueError("guidance: adapters hang beside a denoiser's net, and the model is a graph; accepted: none")
+    for adapter in guidance:
+        check_guidance(adapter, config.guidance_scale)
+    is_one_pass = config.guidance_scale == 1.0 or bool(guidance) or is_guided_graph
+    num_forwards = config.num_steps * (1 if is_one_pass else 2)
     num_images = config.num_images * len(config.seeds)
     flops = FORWARD * float(model.get("num_products", 0)) * num_images * num_forwards
     return Forecast(
@@ -56,7 +71,7 @@ def _forecast(config: SampleConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
     )
 
 
-@stage("sample", version=1, forecast=_forecast)
+@stage("sample", version=2, forecast=_forecast)
 def sample(config: SampleConfig, inputs: SampleInputs, workdir: Path) -> EvaluationArtifact:
     """Draw images of every class and measure them against held-out ones by a classifier's features.
 
@@ -78,7 +93,7 @@ def sample(config: SampleConfig, inputs: SampleInputs, workdir: Path) -> Evaluat
     num_steps = config.classifier.num_steps
     counter = bar("training the classifier", num_steps, "steps")
     classifier = trained_classifier(train.images, train.labels, num_classes, num_steps, counter.advance)
-    drawing = opened(inputs.model, config, num_classes)
+    drawing = opened(inputs.model, config, num_classes, inputs.guidance)
     seeds = [_seed(config, drawing, seed, workdir / f"seed-{seed}.pt") for seed in config.seeds]
     classified = Classified.of(classifier, real.images)
     measured = [_measures(config, classifier, classified, drawn) for drawn in seeds]
@@ -110,6 +125,11 @@ def _described(config: SampleConfig, inputs: SampleInputs) -> dict[str, Any]:
         "model_fingerprint": inputs.model.fingerprint,
         "part": config.part,
         "num_steps": config.num_steps,
+        # what two evaluations must have in common for their distances to compare, and their draws to be pairs
+        "drawn": {
+            "data": inputs.data.fingerprint,
+            **config.model_dump(mode="json", include={"num_images", "seeds", "classifier", "part"}),
+        },
         "num_parameters": inputs.model.facts.num_parameters,
         "disk_bytes": _disk_bytes(inputs.model.path),
         # what an evaluation of a causal model has: nothing of it is measured here
@@ -166,7 +186,7 @@ def _seed(config: SampleConfig, drawing: Drawing, seed: int, path: Path) -> Draw
     return Drawn(**drawn)
 
 
-def _measures(config: SampleConfig, classifier: FeatureClassifier, real: Classified, drawn: Drawn) -> dict[str, float]:
+def _measures(config: SampleConfig, classifier: FeatureClassifier, real: Classified, drawn: Drawn) -> dict[str, Any]:
     made = Classified.of(classifier, drawn.images)
     is_right = (made.classes == drawn.labels).double()
 
@@ -180,8 +200,9 @@ def _measures(config: SampleConfig, classifier: FeatureClassifier, real: Classif
         }
 
     count = len(made.classes)
-    deviations = bootstrap_deviations(measures, count, config.classifier.num_draws)
-    return measures(torch.arange(count)) | {f"{name}_deviation": value for name, value in deviations.items()}
+    draws = bootstrap_draws(measures, drawn.labels, config.classifier.num_draws)
+    deviations = {f"{name}_deviation": statistics.stdev(values) for name, values in draws.items()}
+    return {**measures(torch.arange(count)), **deviations, "draws": draws}
 
 
 def _floor(train: LabelledImages, real: LabelledImages, classifier: FeatureClassifier) -> float:
@@ -192,16 +213,17 @@ def _floor(train: LabelledImages, real: LabelledImages, classifier: FeatureClass
     )
 
 
-def _latency(drawing: Drawing, num_classes: int) -> dict[str, float]:
-    """Return seconds for one image drawn alone: median and quartiles of ten."""
+def _latency(drawing: Drawing, num_classes: int) -> dict[str, Any]:
+    """Return seconds for one image drawn alone, median and quartiles of ten, and the conditions."""
     noise, label = torch.randn(1, *drawing.shape, generator=torch.Generator().manual_seed(0)), torch.zeros(1).long()
     seconds = []
-    for _ in range(11):
+    for _ in range(NUM_TIMED + 1):
         started = time.perf_counter()
         drawing(noise, label % num_classes)
         seconds.append(time.perf_counter() - started)
     low, middle, high = statistics.quantiles(seconds[1:], n=4)  # the first one warms up
-    return {"image_seconds": middle, "image_seconds" + LOW: low, "image_seconds" + HIGH: high}
+    conditions = {"machine": machine_name(), "num_threads": torch.get_num_threads(), "num_rounds": NUM_TIMED}
+    return {"image_seconds": middle, "image_seconds" + LOW: low, "image_seconds" + HIGH: high, **conditions}
 
 
 def _disk_bytes(folder: Path) -> int:

@@ -26,6 +26,7 @@ from attar.registry.artifacts.kinds.kind_facts import EvaluationFacts
 from attar.registry.artifacts.subjects import IMAGES
 from attar.stages.artifacts.dataset.measured_data import unique_names
 from attar.stages.artifacts.images.dataset import ImageBytes, ImageRow, part_rows, read_classes, read_image_rows
+from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.artifacts.images.folder import load_classifier
 from attar.stages.artifacts.images.pixels import PixelReader, StoredPixels, pixel_batches
 from attar.stages.artifacts.mixed_subjects import refuse_causal_fields, refuse_mixed
@@ -60,6 +61,7 @@ def image_evaluation_forecast(config: EvaluateConfig, inputs: Mapping[str, tuple
         )
     if config.provider != CPU and model.get("format") != "onnx":
         raise ValueError(f"provider is {config.provider!r}, but the model is no ONNX graph; accepted: {CPU!r}")
+    refuse_unmeasured(model, inputs["tasks"])
     num_rows = num_questions_of(inputs["tasks"], config.max_rows)
     flops = 2.0 * float(model.get("num_products", 0)) * num_rows
     return Forecast(
@@ -67,9 +69,20 @@ def image_evaluation_forecast(config: EvaluateConfig, inputs: Mapping[str, tuple
     )
 
 
+def refuse_unmeasured(model: Facts, tasks: Sequence[Facts]) -> None:
+    """Raise ValueError for images that have no class, or one beyond the model's head."""
+    refuse_other_data(model, tasks)
+    for data in tasks:
+        if data.get("num_classes") == 0:
+            raise ValueError(
+                f"{data.get('name', 'tasks')} has no classes to be right about; accepted: images with labels"
+            )
+
+
 def evaluate_images(config: EvaluateConfig, inputs: EvaluateInputs, content: Path) -> EvaluationArtifact:
     """Measure accuracy, its intervals, calibration, size and speed. Raises ValueError for an image that cannot be read, naming it."""
     model, data = cast(Model, inputs.model), cast(tuple[ImageDatasetArtifact, ...], inputs.tasks)
+    refuse_unmeasured(model.facts, [some.facts for some in data])  # what a plan could not know yet
     names = unique_names(data, "task")
     reader = PixelReader(model.path, model.facts.num_channels)
     runner = opened(config, model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from attar.compressors.distill.heads.views import ANSWERS
 from attar.compressors.distill.losses.denoising.views import PREDICTIONS
 from attar.compressors.distill.losses.objective import Objective
 from attar.registry.artifacts.facts import Facts
@@ -14,7 +15,7 @@ from attar.stages.finetune.config import FinetuneConfig
 from attar.stages.finetune.subjects.classifier import check_classifier_training, reads_grades, refuse_other_views
 from attar.stages.finetune.subjects.denoiser import check_denoiser_data, check_denoiser_training
 from attar.stages.finetune.subjects.encoder import check_encoder_training
-from attar.stages.finetune.subjects.images import check_image_training
+from attar.stages.finetune.subjects.images import check_image_training, check_image_views
 
 CHECKS: dict[Subject, Callable[..., None]] = {
     ENCODER: check_encoder_training,
@@ -23,11 +24,17 @@ CHECKS: dict[Subject, Callable[..., None]] = {
     IMAGES: check_image_training,
     DENOISER: check_denoiser_training,
 }
+# Views that models of a single subject give, and what a loss reads of them.
+OWN_VIEWS: dict[str, tuple[Subject, str]] = {
+    PREDICTIONS: (DENOISER, "what a denoiser predicts"),
+    ANSWERS: (IMAGES, "what an image classifier makes of other views"),
+}
 
 
 def check_subject(config: FinetuneConfig, model: Facts, data: Sequence[Facts], teacher: Sequence[Facts]) -> None:
     """Raise ValueError for what a model of this subject does not learn by, or from."""
     subject, objectives = subject_of(model), config.reduction.objectives
+    _refuse_views_of_others(objectives, subject)
     if (check := CHECKS.get(subject)) is not None:
         check(config, has_teacher=bool(teacher) or reads_grades(config, model))
     else:
@@ -35,13 +42,14 @@ def check_subject(config: FinetuneConfig, model: Facts, data: Sequence[Facts], t
     refuse_other_data(model, data)
     if subject is DENOISER:
         check_denoiser_data(config, model, data, teacher)
-    else:
-        _refuse_predictions(objectives, subject)
+    if subject is IMAGES:
+        check_image_views(objectives, model)
 
 
-def _refuse_predictions(objectives: Mapping[str, Objective], subject: Subject) -> None:
+def _refuse_views_of_others(objectives: Mapping[str, Objective], subject: Subject) -> None:
     for name, objective in objectives.items():
-        if objective.requires.views == PREDICTIONS:
+        owner, what = OWN_VIEWS.get(objective.requires.views, (subject, ""))
+        if owner is not subject:
             raise ValueError(
-                f"objectives.{name} reads what a denoiser predicts, and the model is {subject.words}; accepted: a denoiser"
+                f"objectives.{name} reads {what}, and the model is {subject.words}; accepted: {owner.words}"
             )

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from attar.compressors.diffusion.process import NoiseProcess
 from attar.compressors.distill.examples.noised import NoisedImage, NoisedStates
 from attar.compressors.distill.loop.denoised import NoisedImages
 from attar.compressors.distill.losses.denoising.catalogue import DENOISING_LOSSES
@@ -22,12 +21,13 @@ from attar.stages.artifacts.denoiser.images import check_images, has_any_class, 
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.subjects.examples import ExampleRows, PartOf, assembled
+from attar.stages.finetune.subjects.guided_denoiser import check_adaptation, guided_student, rolled_paths
 from attar.stages.finetune.teacher_config import NO_CONTEXT, policy_of
 from attar.stages.finetune.training_run import TrainingRun
 
 ACCEPTED = ", ".join(DENOISING_LOSSES)
 # Parameters of losses that the class which means any stands behind, with what asks for nothing.
-OF_ANY_CLASS = {"drop_fraction": 0.0, "guidance_scale": 1.0}
+OF_ANY_CLASS = {"drop_fraction": 0.0, "guidance_scale": 1.0, "max_scale": 1.0}
 
 
 def check_denoiser_training(config: FinetuneConfig, *, has_teacher: bool) -> None:
@@ -60,10 +60,7 @@ def check_denoiser_training(config: FinetuneConfig, *, has_teacher: bool) -> Non
     if config.teacher.context != NO_CONTEXT or config.teacher.run_once:
         given = "run_once" if config.teacher.run_once else "context"
         raise ValueError(f"teacher.{given} is for teachers that read text; accepted for a denoiser: none")
-    if config.adapt.kind != "full":
-        raise ValueError(
-            f"adapt.kind is {config.adapt.kind!r}, but the model is a denoiser, whose net learns whole; accepted: full"
-        )
+    check_adaptation(config.adapt.kind, objectives)
     if policy_of(config.rollout) is not None:
         raise ValueError("rollout lets a model write, but a denoiser writes nothing; accepted: data")
     if config.heldout.stop_on == "quality":
@@ -114,15 +111,19 @@ def build_denoiser_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path
     check_images(inputs.model.facts, [data.facts for data in inputs.data])  # what a plan could not know yet
     denoiser = load_denoiser(inputs.model.path, plan.device)
     rows = NoisedRows.read(inputs.data, _noised_parts(denoiser))
-    states = _states(plan, denoiser.process, denoiser.num_labels - 1)
-    if rows.heldout:
-        rows.heldout[:] = states.drawn(rows.heldout, -1)
     teacher = None if inputs.teacher is None else load_denoiser(inputs.teacher.path, plan.device)
+    states = _states(plan, denoiser, teacher, inputs, is_heldout=False)
+    if rows.heldout:
+        rows.heldout[:] = _states(plan, denoiser, teacher, inputs, is_heldout=True).drawn(rows.heldout, -1)
     critic = None
     if CRITIC in projections_read(plan.reduction.objectives.values()):
         assert teacher is not None, "checked before"
         critic = teacher.net
-    student = DenoiserStudent(denoiser.net.requires_grad_(True), critic)
+    student: Any = (
+        guided_student(plan, denoiser)
+        if plan.adaptation.kind == "guidance"
+        else DenoiserStudent(denoiser.net.requires_grad_(True), critic)
+    )
     modality, sources = (
         NoisedImages(denoiser.process, denoiser.num_labels - 1),
         _teacher_sources(plan, student, teacher),
@@ -130,15 +131,18 @@ def build_denoiser_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path
     return assembled(plan, student, rows, modality, sources, workdir, rollouts=states)
 
 
-def _states(plan: TrainingPlan, process: NoiseProcess, any_class: int) -> NoisedStates:
+def _states(
+    plan: TrainingPlan, denoiser: Denoiser, teacher: Denoiser | None, inputs: FinetuneInputs, *, is_heldout: bool
+) -> NoisedStates:
     starts = [objective.start for objective in plan.reduction.objectives.values()]  # type: ignore[attr-defined]
     start = next(start for start in starts if start is not None)
-    return NoisedStates(process, start, any_class, plan.seed)
+    if hasattr(start, "over"):  # states of a teacher's own paths, which it has to be rolled out for
+        assert teacher is not None, "checked before"
+        start = rolled_paths(start, teacher, inputs.data, plan.seed, is_heldout=is_heldout)
+    return NoisedStates(denoiser.process, start, denoiser.num_labels - 1, plan.seed)
 
 
-def _teacher_sources(
-    plan: TrainingPlan, student: DenoiserStudent, teacher: Denoiser | None
-) -> dict[ViewName, TeacherSource]:
+def _teacher_sources(plan: TrainingPlan, student: Any, teacher: Denoiser | None) -> dict[ViewName, TeacherSource]:
     """Return who speaks beside the student."""
     sources: dict[ViewName, TeacherSource] = {}
     for name, source in plan.teaching.sources.items():

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from attar.compressors.distill.examples.images import LabelledImage
+from attar.compressors.distill.heads.catalogue import IMAGE_LOSSES
+from attar.compressors.distill.heads.views import ANSWERS, heads_of
 from attar.compressors.distill.loop.images import ImagesWithClasses
-from attar.compressors.distill.losses.objective import DISTRIBUTIONS
+from attar.compressors.distill.losses.classes import UNLABELLED
+from attar.compressors.distill.losses.objective import DISTRIBUTIONS, Objective
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.image_classifier import ImageStudent
 from attar.compressors.distill.teachers.recorded import RecordedOutputs, recorded_classes
 from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself, TeacherSource
-from attar.compressors.images.classifier import ImageClassifier, logits_of
+from attar.compressors.images.classifier import ImageClassifier, last_layer, logits_of
 from attar.compressors.images.statistics import measure_anew, without_open_gates
+from attar.compressors.images.within import shape_of
+from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import ImageDatasetArtifact
 from attar.stages.artifacts.dataset.rows import Split
 from attar.stages.artifacts.images.dataset import ImageBytes, read_image_rows
-from attar.stages.artifacts.images.folder import load_classifier
+from attar.stages.artifacts.images.fit import refuse_other_data
+from attar.stages.artifacts.images.folder import load_classifier, random_weights
 from attar.stages.artifacts.images.pixels import PROCESSOR, PixelReader, pixel_batches
 from attar.stages.artifacts.model.safe_folder import read_object
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
-from attar.stages.finetune.plan import TrainingPlan
+from attar.stages.finetune.plan import Source, TrainingPlan
 from attar.stages.finetune.subjects.examples import ExampleRows, PartOf, assembled
 from attar.stages.finetune.teacher_config import NO_CONTEXT, policy_of
 from attar.stages.finetune.training_run import TrainingRun
@@ -37,12 +45,8 @@ NUM_MEASURED, MEASURED_AT_ONCE = 512, 64
 
 def check_image_training(config: FinetuneConfig, *, has_teacher: bool) -> None:
     """Raise ValueError for what is asked of a training that an image classifier's has not."""
-    if config.teacher.kind == "random":
-        raise ValueError(
-            "teacher.kind is 'random', which draws a causal language model; accepted for an image classifier: input, self"
-        )
     reads_teacher = any("teacher" in objective.requires.sources for objective in config.reduction.objectives.values())
-    if reads_teacher and not has_teacher and config.teacher.rule is None:
+    if reads_teacher and not has_teacher and config.teacher.rule is None and config.teacher.kind != "random":
         raise ValueError(
             f"teacher.kind is {config.teacher.kind!r}, but the node has no input `teacher`, and an image classifier's is not recorded; "
             "accepted: that input, or kind self"
@@ -51,9 +55,10 @@ def check_image_training(config: FinetuneConfig, *, has_teacher: bool) -> None:
         raise ValueError("teacher.context is for causal language models; accepted for an image classifier: none")
     for name, objective in config.reduction.objectives.items():
         requires = objective.requires
-        if requires.views != DISTRIBUTIONS or requires.facts - {"labels"} or requires.slopes is not None:
+        if requires.views not in (DISTRIBUTIONS, ANSWERS) or requires.facts - {"labels"} or requires.slopes is not None:
             raise ValueError(
-                f"objectives.{name} reads what an image classifier does not give; accepted: labels, and losses between distributions"
+                f"objectives.{name} reads what an image classifier does not give; accepted: labels, losses between distributions, "
+                f"{', '.join(IMAGE_LOSSES)}"
             )
     if config.adapt.kind != "full":
         raise ValueError(
@@ -64,6 +69,17 @@ def check_image_training(config: FinetuneConfig, *, has_teacher: bool) -> None:
     if config.heldout.stop_on == "quality":
         raise ValueError("heldout.stop_on is 'quality', which asks questions; accepted for an image classifier: loss")
     _check_computing(config)
+
+
+def check_image_views(objectives: Mapping[str, Objective], model: Facts) -> None:
+    """Raise ValueError for a model whose images an objective's views cannot be made of, as far as its facts say."""
+    for name, objective in objectives.items():
+        if objective.requires.views == ANSWERS:
+            height, width = model.get("image_size", (0, 0))
+            try:
+                objective.check(model.get("num_channels", 3), (height, width))  # type: ignore[attr-defined] - as its views say
+            except ValueError as error:
+                raise ValueError(f"objectives.{name}: {error}") from error
 
 
 def _check_computing(config: FinetuneConfig) -> None:
@@ -110,16 +126,35 @@ def _image_parts(reader: PixelReader) -> Callable[[Any, str], PartOf[LabelledIma
 
 def build_image_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> TrainingRun:
     """Return the training before its first step: student, teacher and images in place, batch norms measured on what is learned."""
+    refuse_other_data(inputs.model.facts, [data.facts for data in inputs.data])  # what a plan could not know yet
     classifier = trained_classifier(inputs.model.path, plan.device)
     reader = PixelReader(inputs.model.path, classifier.model.config.num_channels)
     rows = ImageRows.read(inputs.data, _image_parts(reader), "images")
     learned = [example.pixels for example in rows.train[:: -(-len(rows.train) // NUM_MEASURED)]]
     if count := measure_anew(classifier, pixel_batches(learned, MEASURED_AT_ONCE)):  # type: ignore[arg-type]
         note(f"{count} batch norms are measured anew on {len(learned)} training images; their statistics then stay")
-    student = ImageStudent(classifier)
+    counts = Counter(example.label for example in rows.train)
+    student = ImageStudent(classifier, _heads(classifier, reader, plan.reduction.objectives, counts)).to(plan.device)
     teacher_sources, rows = _teacher_sources(plan, inputs, student, rows)
-    modality = ImagesWithClasses(plan.rows.augment, plan.seed)
+    class_counts = tuple(counts[label] for label in range(last_layer(classifier.model).out_features))
+    modality = ImagesWithClasses(plan.rows.augment, plan.seed, class_counts=class_counts)
     return assembled(plan, student, rows, modality, teacher_sources, workdir)
+
+
+def _heads(
+    classifier: ImageClassifier, reader: PixelReader, objectives: Mapping[str, Objective], counts: Counter[int]
+) -> dict[str, nn.Module]:
+    """Return what learns beside the net. Raises ValueError for images that an objective has no use for, or where it reads labels and has none."""
+    if counts.keys() == {UNLABELLED}:
+        for name, objective in objectives.items():
+            if "labels" in objective.requires.facts | objective.requires.sources:
+                raise ValueError(
+                    f"objectives.{name} reads labels, but no training image has a class; accepted: labelled images, or objectives toward the teacher"
+                )
+    if all(objective.requires.views != ANSWERS for objective in objectives.values()):
+        return {}
+    check_image_views(objectives, {"num_channels": reader.num_channels, "image_size": reader.size})
+    return heads_of(objectives, shape_of(classifier.model, reader.size))
 
 
 def trained_classifier(folder: Path, device: torch.device) -> ImageClassifier:
@@ -137,16 +172,25 @@ def _teacher_sources(
     for name, source in plan.teaching.sources.items():
         if source.rule is not None:
             sources[name] = StudentItself(source.rule).begin(student)
-        elif source.model is not None:
-            _refuse_other_reading(inputs.model.path, source.model.path, name)
-            other = load_classifier(source.model.path, torch.float32, plan.device).requires_grad_(False)
-            without_open_gates(other)
+        elif source != Source():
+            other = _other(plan, inputs, source, name)
             if name == "teacher" and plan.teaching.is_run_once:
                 rows = _with_logits(rows, other, plan.schedule.tokens_per_micro_batch)
                 sources[name] = RecordedOutputs(recorded_classes)
             else:
                 sources[name] = OtherModel(ImageStudent(other))
     return sources, rows
+
+
+def _other(plan: TrainingPlan, inputs: FinetuneInputs, source: Source, name: str) -> ImageClassifier:
+    """Return a model that speaks beside the student; one of random weights has the shape of the student where none is given."""
+    at = inputs.model.path if source.model is None else source.model.path
+    _refuse_other_reading(inputs.model.path, at, name)
+    other = load_classifier(at, torch.float32, plan.device)
+    without_open_gates(other)
+    if source.random_seed is not None:
+        other = random_weights(other, source.random_seed)
+    return other.requires_grad_(False)
 
 
 def _with_logits(rows: ImageRows, teacher: ImageClassifier, images_per_batch: int) -> ImageRows:

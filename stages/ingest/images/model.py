@@ -20,7 +20,7 @@ from attar.stages.artifacts.images.proof import probe_logits, prove_classifier
 from attar.stages.artifacts.model.folder import quiet_transformers
 from attar.stages.contract import StageConfig
 from attar.stages.ingest.images.state_dict import lite_classifier, read_state_dict, write_reading
-from attar.stages.ingest.images.tiny import SIZES, random_classifier, write_random_reading
+from attar.stages.ingest.images.tiny import SIZES, check_sizes, random_classifier, write_random_reading
 from attar.stages.ingest.source_line import FORMS, ModelSource, random_options, source_folder, wheel_member
 from attar.stages.runtime.progress import note
 
@@ -71,8 +71,7 @@ def check_image_source(source: ModelSource, config: ImageClassifierModel, strip_
 def random_options_of(source: ModelSource) -> dict[str, int]:
     """Return the options of a random classifier. Raises ValueError for one that it does not have."""
     options = random_options(source)
-    if unknown := sorted(options.keys() - SIZES.keys()):
-        raise ValueError(f"source: option {unknown[0]} is unknown; accepted: {', '.join(SIZES)}")
+    check_sizes(source.parts["family"], options)
     return options
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from attar.compressors.distill.losses.classes import UNLABELLED
 from attar.registry.artifacts.confinement import confined
 from attar.stages.artifacts.model.load_report import one_line
 from attar.stages.artifacts.model.safe_folder import MAX_JSON_BYTES
@@ -26,14 +27,17 @@ BRIGHTNESS = 15
 
 @dataclass(frozen=True)
 class SourceImage:
-    """The encoded bytes of an image, and the number of its class."""
+    """The encoded bytes of an image, and the number of its class; `UNLABELLED` where nobody says it."""
 
     content: bytes
     label: int
 
 
 def read_images(source: str, path: Path, image: str, label: str) -> Iterator[tuple[str, SourceImage]]:
-    """Yield (where it stands, the image) of a source. Raises ValueError, naming the row, for what is no image or no label."""
+    """Yield (where it stands, the image) of a source. Raises ValueError, naming the row, for what is no image or no label.
+
+    Without a name for the labels nothing is read of them.
+    """
     scheme = source.partition(":")[0]
     if scheme == "parquet":
         yield from _of_table(source, path, image, label)
@@ -41,7 +45,7 @@ def read_images(source: str, path: Path, image: str, label: str) -> Iterator[tup
     images, labels = _digits() if scheme == "digits" else _arrays(source, path, image, label)
     for index, (pixels, number) in enumerate(zip(images, labels, strict=True)):
         where = f"{source} row {index}"
-        yield where, SourceImage(_png(pixels), _label(number, label, where))
+        yield where, SourceImage(_png(pixels), _label(number, label, where) if label else UNLABELLED)
 
 
 def class_list(classes: list[str] | str) -> list[str]:
@@ -69,7 +73,7 @@ def class_list(classes: list[str] | str) -> list[str]:
 
 def _of_table(source: str, path: Path, image: str, label: str) -> Iterator[tuple[str, SourceImage]]:
     for where, record in read_parquet(path, source):
-        for column in (image, label):
+        for column in filter(None, (image, label)):
             if column not in record:
                 raise ValueError(f"{where} has no column {column!r}; it has {', '.join(map(str, list(record)[:20]))}")
         cell = record[image]
@@ -77,17 +81,19 @@ def _of_table(source: str, path: Path, image: str, label: str) -> Iterator[tuple
         content = cell.get("bytes") if isinstance(cell, dict) else cell
         if not isinstance(content, bytes) or not content:
             raise ValueError(f"{where}: {image} is {type(content).__name__}; accepted: the bytes of an encoded image")
-        yield where, SourceImage(content, _label(record[label], label, where))
+        yield where, SourceImage(content, _label(record[label], label, where) if label else UNLABELLED)
 
 
 def _arrays(source: str, path: Path, image: str, label: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             # named as files of arrays have them: several of each
-            names = {name: next((n for n in (name, f"{name}s") if n in arrays.files), "") for name in (image, label)}
+            wanted = filter(None, (image, label))
+            names = {name: next((n for n in (name, f"{name}s") if n in arrays.files), "") for name in wanted}
             if missing := [name for name, own in names.items() if not own]:
                 raise ValueError(f"no array {missing[0]!r}; it has {', '.join(arrays.files[:20])}")
-            images, labels = arrays[names[image]], arrays[names[label]]
+            images = arrays[names[image]]
+            labels: Any = arrays[names[label]] if label else np.full(len(images), UNLABELLED)
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{source} cannot be read: {one_line(error)}") from error
     is_image = images.dtype == np.uint8 and images.ndim in (3, 4) and (images.ndim == 3 or images.shape[3] in (1, 3))

@@ -14,7 +14,7 @@ from attar.registry.artifacts.fingerprint import file_digest
 from attar.registry.artifacts.handles import ImageDatasetArtifact
 from attar.registry.artifacts.kinds.classifier_facts import ImageDatasetFacts
 from attar.stages.artifacts.dataset.partition import check_fractions, parted
-from attar.stages.artifacts.images.dataset import BYTES, ImageRow, write_image_rows
+from attar.stages.artifacts.images.dataset import BYTES, ImageRow, write_images
 from attar.stages.artifacts.images.pixels import opened
 from attar.stages.contract import Forecast, NoInputs, StageConfig, stage
 from attar.stages.ingest.images.sources import FORMS, LOCAL, SourceImage, class_list, read_images
@@ -28,7 +28,7 @@ class ImageColumnsConfig(StageConfig):
     """Column of a Parquet file with the encoded image (JPEG, PNG), or array of an npz file with numbers 0 to 255, N x H x W (x channels)."""
 
     label: str = "label"
-    """Column or array with the number of the class, from 0."""
+    """Column or array with the number of the class, from 0; empty: nothing is read of classes, the images have none."""
 
 
 class IngestImagesConfig(StageConfig):
@@ -59,6 +59,10 @@ class IngestImagesConfig(StageConfig):
     """Share of images that choices are made on (early stop, best state), in [0, 1). null: half as many as are held out, at least one; 0: the
     held-out images do both."""
 
+    tail_fraction: float = Field(default=1.0, gt=0.0, le=1.0)
+    """A long tail: of the training images of class k of K, from 0, the share tail_fraction^(k / (K - 1)) stays, rounded down and at least one
+    image; the last class keeps tail_fraction itself. Held-out images stay. 1: all."""
+
     @field_validator("source")
     @classmethod
     def _known_form(cls, value: str) -> str:
@@ -80,6 +84,12 @@ class IngestImagesConfig(StageConfig):
     @model_validator(mode="after")
     def _parts(self) -> IngestImagesConfig:
         check_fractions(self.heldout_fraction, self.choose_fraction)
+        if not self.columns.label:
+            for name in ("classes", "tail_fraction"):
+                if name in self.model_fields_set:
+                    raise ValueError(
+                        f"{name} is given, but columns.label is empty: the images have no classes; accepted: one of both"
+                    )
         return self
 
 
@@ -92,7 +102,7 @@ def _forecast(config: IngestImagesConfig, inputs: Mapping[str, tuple[Facts, ...]
     names = class_list(config.classes)
     # that it is of images is known before their size is
     facts = {"image_size": (0, 0), "name": config.name or _name_of(config.source)}
-    facts |= {"num_classes": len(names)} if names else {}
+    facts |= {"num_classes": len(names)} if names or not config.columns.label else {}
     facts |= {"num_channels": config.channels} if config.channels else {}
     num_bytes = local_path(config.source).stat().st_size if config.source.partition(":")[0] in LOCAL else 0
     return Forecast(facts, disk_bytes=float(num_bytes))
@@ -117,8 +127,11 @@ def ingest_images(config: IngestImagesConfig, inputs: NoInputs, workdir: Path) -
     )
     if not rows:
         raise ValueError(f"{config.source} gave no images")
-    names = class_list(config.classes) or [str(index) for index in range(max(row.label for row in rows) + 1)]
-    _check_labels(rows, names, config.source)
+    if columns.label:
+        names = class_list(config.classes) or [str(index) for index in range(max(row.label for row in rows) + 1)]
+        _check_labels(rows, names, config.source)
+    else:
+        names = []
     channels = config.channels or (1 if seen.all_grey else 3)
     rows = parted(
         rows,
@@ -126,21 +139,20 @@ def ingest_images(config: IngestImagesConfig, inputs: NoInputs, workdir: Path) -
         heldout_fraction=config.heldout_fraction,
         choose_fraction=config.choose_fraction,
     )
-    write_image_rows(content, rows, names)
-    note(
-        f"{len(rows)} images of {len(names)} classes, {'grey' if channels == 1 else 'colour'}, up to {seen.height} x {seen.width}"
-    )
-    facts = ImageDatasetFacts(
-        image_size=(seen.height, seen.width),
+    rows = with_tail(rows, len(names), config.tail_fraction)
+    what = f"{len(names)} classes" if names else "no known class"
+    note(f"{len(rows)} images of {what}, {'grey' if channels == 1 else 'colour'}, up to {seen.height} x {seen.width}")
+    return write_images(content, rows, names, _form(config, (seen.height, seen.width), channels, len(names)))
+
+
+def _form(config: IngestImagesConfig, size: tuple[int, int], channels: int, num_classes: int) -> ImageDatasetFacts:
+    return ImageDatasetFacts(
+        image_size=size,
         num_channels=channels,
-        num_classes=len(names),
+        num_classes=num_classes,
         name=config.name or _name_of(config.source),
-        num_rows=len(rows),
-        num_heldout=sum(row.split == "heldout" for row in rows),
-        num_choose=sum(row.split == "choose" for row in rows),
         source=config.source,
     )
-    return ImageDatasetArtifact.at(content, facts)
 
 
 class _Seen:
@@ -156,7 +168,7 @@ class _Seen:
         except ValueError as error:
             raise ValueError(f"{where}: image {error}") from error
         self.height, self.width = max(self.height, decoded.height), max(self.width, decoded.width)
-        self.all_grey = self.all_grey and decoded.mode in ("L", "1", "I;16")
+        self.all_grey = self.all_grey and decoded.mode in ("L", "1")
 
 
 def _stored(images: object, max_rows: int, path: Path) -> tuple[list[ImageRow], _Seen]:
@@ -187,6 +199,18 @@ def _check_labels(rows: list[ImageRow], names: list[str], source: str) -> None:
         raise ValueError(
             f"{source}: all {len(rows)} images are of class {rows[0].label}; accepted: two classes or more"
         )
+
+
+def with_tail(rows: list[ImageRow], num_classes: int, tail_fraction: float) -> list[ImageRow]:
+    """Return the rows with fewer training images of each class than of the one before it. Those that stay have the smallest digests."""
+    if tail_fraction == 1.0 or num_classes < 2:
+        return rows
+    dropped: set[str] = set()
+    for label in range(num_classes):
+        learned = [row for row in rows if row.label == label and row.split == "train"]
+        num_left = max(1, int(len(learned) * tail_fraction ** (label / (num_classes - 1))))
+        dropped |= {row.id for row in sorted(learned, key=lambda row: row.sha256)[num_left:]}
+    return [row for row in rows if row.id not in dropped]
 
 
 def _name_of(source: str) -> str:

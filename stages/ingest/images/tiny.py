@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from attar.compressors.images.layout import LAYOUTS
+from attar.stages.artifacts.images.pixels import MODES
 from attar.stages.ingest.images.state_dict import write_reading
 
 if TYPE_CHECKING:
     import transformers
 
 SIZES = {"num_blocks": 4, "hidden_size": 16, "image_size": 16, "num_channels": 3, "num_classes": 10, "seed": 0}
+# Of a vit's attention.
+NUM_HEADS = 2
 
 
 def random_classifier(family: str, **given: int) -> transformers.PreTrainedModel:
     """Return a randomly initialised classifier. Raises ValueError for an unknown family or option."""
     from transformers import AutoConfig, AutoModelForImageClassification  # a second that a plan need not wait for
 
-    if family not in LAYOUTS:
-        raise ValueError(f"random image classifier {family!r} is unknown; known: {', '.join(LAYOUTS)}")
-    if unknown := sorted(given.keys() - SIZES.keys()):
-        raise ValueError(f"option {unknown[0]} of a random image classifier is unknown; known: {', '.join(SIZES)}")
+    check_sizes(family, given)
     sizes = {**SIZES, **given}
     options = _options(family, sizes["num_blocks"], sizes["hidden_size"], sizes["image_size"])
     config = AutoConfig.for_model(
@@ -34,6 +35,34 @@ def random_classifier(family: str, **given: int) -> transformers.PreTrainedModel
         torch.manual_seed(sizes["seed"])
         model = AutoModelForImageClassification.from_config(config, dtype=torch.float32)
     return model.eval()
+
+
+def check_sizes(family: str, given: Mapping[str, int]) -> None:
+    """Raise ValueError for a family that is not known, and for sizes that make no net of it."""
+    if family not in LAYOUTS:
+        raise ValueError(f"source: random image classifier {family!r} is unknown; accepted: {', '.join(LAYOUTS)}")
+    if unknown := sorted(given.keys() - SIZES.keys()):
+        raise ValueError(f"source: option {unknown[0]} is unknown; accepted: {', '.join(SIZES)}")
+    sizes = {**SIZES, **given}
+    # two stages, each of a block at least
+    least = dict.fromkeys(SIZES, 1) | {"seed": 0, "num_classes": 2, "num_blocks": 1 if family == "vit" else 2}
+    for name, value in sizes.items():
+        if value < least[name]:
+            raise ValueError(f"source: {name} is {value}; accepted: {least[name]} or more")
+    if sizes["num_channels"] not in MODES:
+        raise ValueError(f"source: num_channels is {sizes['num_channels']}; accepted: {', '.join(map(str, MODES))}")
+    if family == "vit":
+        patch = vit_patch(sizes["image_size"])
+        if sizes["image_size"] % patch or sizes["hidden_size"] % NUM_HEADS:
+            raise ValueError(
+                f"source: image_size is {sizes['image_size']} and hidden_size {sizes['hidden_size']}; accepted for a vit: a multiple of {patch}, "
+                f"the side of its patches, and of {NUM_HEADS}, its heads"
+            )
+
+
+def vit_patch(image_size: int) -> int:
+    """Return the side of a patch: four of them, or a few more, make the side of an image."""
+    return max(1, image_size // 4)
 
 
 def write_random_reading(folder: Path, **given: int) -> None:
@@ -59,8 +88,8 @@ def _options(family: str, num_blocks: int, width: int, image_size: int) -> dict[
     depths = [num_blocks - num_blocks // 2, num_blocks // 2]
     widths = [width, 2 * width]
     if family == "vit":
-        patch = max(1, image_size // 4)
-        sizes = {"hidden_size": width, "num_hidden_layers": num_blocks, "num_attention_heads": 2}
+        patch = vit_patch(image_size)
+        sizes = {"hidden_size": width, "num_hidden_layers": num_blocks, "num_attention_heads": NUM_HEADS}
         return {
             **sizes,
             "initializer_range": 0.15,

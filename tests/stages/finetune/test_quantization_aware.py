@@ -16,7 +16,7 @@ from attar.stages.artifacts.model.folder import load_model
 from attar.stages.export.config import ExportConfig, ExportInputs
 from attar.stages.export.stage import export
 from attar.stages.finetune.config import FinetuneConfig
-from attar.stages.finetune.training_run import WEIGHTS_FILE
+from attar.stages.finetune.kept_weights import WEIGHTS_FILE
 from attar.stages.merge.stage import MergeConfig, MergeInputs, merge
 from attar.stages.quantize.graph import QuantizedGraph
 from attar.stages.quantize.stage import QuantizeConfig

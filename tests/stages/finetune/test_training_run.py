@@ -15,10 +15,11 @@ from attar.registry.artifacts.store import Store
 from attar.stages.contract import NoInputs
 from attar.stages.finetune import training_run
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
+from attar.stages.finetune.kept_weights import WEIGHTS_FILE, save_adapter
 from attar.stages.finetune.objective_spec import ObjectiveSpec
 from attar.stages.finetune.plan import TrainingPlan, adaptation_of
 from attar.stages.finetune.stage import build_run, finetune
-from attar.stages.finetune.training_run import MEASURE, WEIGHTS_FILE, TrainingRun, save_adapter
+from attar.stages.finetune.training_run import MEASURE, TrainingRun
 from attar.stages.ingest.data import IngestDataConfig, ingest_data
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
 from attar.stages.runtime.progress import Metric, Note, listen

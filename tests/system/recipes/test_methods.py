@@ -17,6 +17,7 @@ from attar.registry.artifacts.handles import Artifact
 from attar.registry.artifacts.store import Store
 from attar.stages.finetune.training_run import MEASURE
 from tests.system.node_by_node import run_nodes
+from tests.system.recipes.image_smokes import IMAGE_SMOKES
 from tests.system.tiny_models import NUM_CHOOSE, NUM_HELDOUT, NUM_QUESTIONS
 
 METHODS = [name.removeprefix("methods/") for name in shipped_recipes() if name.startswith("methods/")]
@@ -190,6 +191,7 @@ SMOKES = {
             **encoder_quick("student", num_epochs=6),
         },
     ),
+    **{name: Smoke(**smoke) for name, smoke in IMAGE_SMOKES.items()},
     "cross-tokenizer-alm": Smoke({"alm": 1.0}, changes=quick(learning_rate=0.003)),
     "anchored-decoding": Smoke(
         {"next_token": 1.0},
@@ -212,6 +214,8 @@ def test_every_preset_has_a_run_here() -> None:
 )
 def test_preset_gets_better_at_what_it_is_for(name: str, home: Path, tiny: Path) -> None:
     smoke = SMOKES[name]
+    if name == "ssld":
+        pytest.importorskip("imagehash", reason="in the extra `images`")
     changes = {
         "original.config.source": f"folder:{tiny / smoke.source}",
         "questions.config.source": f"jsonl:{tiny / 'questions.jsonl'}",

@@ -85,7 +85,7 @@ def test_a_shipped_recipe_is_valid_and_names_its_schema(name: str) -> None:
         lambda document: document["nodes"]["pruned"].update(execution="No Pool"),
         lambda document: document.update(node={}),
         lambda document: document.update(nodes={}),
-        lambda document: document.update(nodes={"-dash": {"stage": "denoise"}}),
+        lambda document: document.update(nodes={"-dash": document["nodes"]["original"]}),
         lambda document: document.update(execution={"prunn": "gpus"}),
         lambda document: document.update(method={"title": "nothing else"}),
     ],

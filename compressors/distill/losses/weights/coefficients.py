@@ -22,20 +22,24 @@ class LinearRamp:
     """Linear ramp over epochs or steps. start + (end - start) (t + 1) / T, so that the last has `end`. https://arxiv.org/abs/2006.12000
 
     `parameter`: `weight`, or a part of the objective and its field, such as target.share or sample_weight.kappa_nats.
+    `until_fraction` in (0, 1]: the share of the training after which `end` is reached, and stays.
     """
 
     parameter: str
     end: float
     start: float = 0.0
     by: Literal["epoch", "step"] = "epoch"
+    until_fraction: float = 1.0
 
     def __post_init__(self) -> None:
         if self.by not in ("epoch", "step"):
             raise ValueError(f"by is {self.by!r}; accepted: epoch, step")
+        if not 0.0 < self.until_fraction <= 1.0:
+            raise ValueError(f"until_fraction is {self.until_fraction}; accepted: above 0, at most 1")
 
     def at(self, objective: Any, weight: float, clock: Clock) -> tuple[Any, float]:
         now, total = (clock.epoch, clock.num_epochs) if self.by == "epoch" else (clock.step, clock.num_steps)
-        value = self.start + (self.end - self.start) * min(1.0, (now + 1) / max(1, total))
+        value = self.start + (self.end - self.start) * min(1.0, (now + 1) / max(1, self.until_fraction * total))
         if self.parameter == "weight":
             return objective, value
         return with_parameter(objective, self.parameter, value), weight

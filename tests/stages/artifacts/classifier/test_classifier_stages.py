@@ -19,8 +19,8 @@ from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
 from attar.stages.evaluate.paired_evaluations import evaluation_of, paired_ratios
 from attar.stages.evaluate.stage import evaluate
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
+from attar.stages.finetune.kept_weights import WEIGHTS_FILE
 from attar.stages.finetune.stage import finetune
-from attar.stages.finetune.training_run import WEIGHTS_FILE
 from attar.stages.prune.config import PruneConfig, PruneInputs
 from attar.stages.prune.stage import prune
 from attar.stages.quantize.config import QuantizeConfig, QuantizeInputs

@@ -7,7 +7,7 @@ import torch
 
 from attar.compressors.distill.examples.images import LabelledImage, image_batches
 from attar.compressors.distill.loop.images import ImagesWithClasses
-from attar.compressors.images.augment import AUGMENTATIONS, Crop, Erase, Flip, Shift
+from attar.compressors.images.augment import AUGMENTATIONS, Crop, Erase, Flip, Shift, Turn
 
 
 def drawn(seed: int = 0) -> torch.Generator:
@@ -22,12 +22,25 @@ def pixels() -> torch.Tensor:
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_the_same_seed_gives_the_same_view_and_others_another(name: str, pixels: torch.Tensor) -> None:
     change = AUGMENTATIONS[name]()
+    pixels = pixels[:, :, :10] if name == "turn" else pixels  # of square images
     assert torch.equal(change(pixels, drawn()), change(pixels, drawn()))
     assert not torch.equal(change(pixels, drawn()), change(pixels, drawn(1)))
     assert change(pixels, drawn()).shape == pixels.shape and torch.isfinite(change(pixels, drawn())).all()
     constant = torch.full((4, 1, 8, 8), 3.0)
     if name != "erase":
         assert torch.allclose(change(constant, drawn()), constant)
+
+
+def test_a_turn_is_each_of_four_quarters_and_of_square_images(pixels: torch.Tensor) -> None:
+    square = pixels[:, :, :10]
+    turned = Turn()(square, drawn())
+    quarters = [
+        [torch.equal(new, torch.rot90(old, count, (-2, -1))) for count in range(4)].index(True)
+        for new, old in zip(turned, square, strict=True)
+    ]
+    assert set(quarters) == {0, 1, 2, 3}
+    with pytest.raises(ValueError, match="turn is for square images; these are 12 x 10"):
+        Turn()(pixels, drawn())
 
 
 def test_a_flip_mirrors_about_half_of_the_images(pixels: torch.Tensor) -> None:

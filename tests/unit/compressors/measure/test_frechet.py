@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from statistics import stdev
+
 import pytest
 import torch
 
-from attar.compressors.diffusion.frechet import bootstrap_deviations, frechet_distance, precision_and_recall
+from attar.compressors.diffusion.frechet import bootstrap_draws, frechet_distance, precision_and_recall
 
 
 def normal(num_points: int, seed: int, mean: float = 0.0, scale: float = 1.0) -> torch.Tensor:
@@ -44,6 +46,19 @@ def test_the_deviation_over_draws_is_that_of_the_mean() -> None:
     def statistics(chosen: torch.Tensor) -> dict[str, float]:
         return {"mean": float(points[chosen].mean()), "fixed": 1.0}
 
-    deviations = bootstrap_deviations(statistics, len(points), 200)
-    assert deviations["mean"] == pytest.approx(float(points.std()) / 20.0, rel=0.15) and deviations["fixed"] == 0.0
-    assert deviations == bootstrap_deviations(statistics, len(points), 200)
+    labels = torch.zeros(400, dtype=torch.long)
+    draws = bootstrap_draws(statistics, labels, 200)
+    assert stdev(draws["mean"]) == pytest.approx(float(points.std()) / 20.0, rel=0.15) and {*draws["fixed"]} == {1.0}
+    assert draws == bootstrap_draws(statistics, labels, 200), "the same draws, so that two models' are pairs"
+
+
+def test_points_are_drawn_within_their_class_so_that_what_classes_differ_by_is_no_spread() -> None:
+    labels = torch.arange(30) % 3
+    points = 100.0 * labels.double()
+
+    def statistics(chosen: torch.Tensor) -> dict[str, float]:
+        assert torch.equal(labels[chosen], labels)
+        return {"mean": float(points[chosen].mean()), "first": float(chosen[0])}
+
+    draws = bootstrap_draws(statistics, labels, 40)
+    assert {*draws["mean"]} == {100.0} and len({*draws["first"]}) > 5

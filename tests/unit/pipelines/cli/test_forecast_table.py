@@ -115,4 +115,4 @@ def test_minutes_come_from_what_this_machine_has_done(tmp_path: Path) -> None:
     learn_rate(tmp_path, "scan", scan.forecast.num_flops, 0.0, 90.0)
     timed = with_seconds(plan, tmp_path)
     assert {row["node"]: row["minutes"] for row in plan_rows(timed)}["block_scan"] == "1.50"
-    assert plan_total(timed).startswith("About 1.50 minutes for 1 of the 25 nodes to be built")
+    assert plan_total(timed).startswith("About 1.50 minutes for 1 of the 24 nodes to be built")

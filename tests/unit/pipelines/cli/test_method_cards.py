@@ -48,6 +48,12 @@ def test_methods_are_listed_and_low_rank_ones_say_what_differs() -> None:
     assert len(set(lines)) == 3 and all(lines)
 
 
+def test_methods_of_images_are_listed_with_their_kind_of_model() -> None:
+    kinds = {row["method"]: row["model"] for row in list_methods()}
+    assert {kinds[f"methods/{name}"] for name in ("sla", "mdcs", "ssld", "lsskd")} == {"image classifier"}
+    assert (kinds["methods/gkd"], kinds["label_augmentation"], kinds["slerp"]) == ("causal", "image classifier", "")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

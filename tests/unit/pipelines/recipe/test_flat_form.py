@@ -154,16 +154,6 @@ PAIRS: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
         {"training": {"schedule": {"num_epochs": 3}, "heldout": {"every": 2}}, "num_gate_rows": 4},
         READS,
     ),
-    (
-        "denoise",
-        {"adapter": "offset", "max_scale": 4.0, "num_states": 9, "batch_size": 3},
-        {
-            "adapter": {"kind": "offset", "max_scale": 4.0},
-            "states": {"num_states": 9},
-            "training": {"batch_size": 3},
-        },
-        {},
-    ),
     ("export", {"opset": 21, "num_prompts": 2}, {"format": {"kind": "onnx", "opset": 21}, "num_prompts": 2}, READS),
 ]
 

@@ -47,6 +47,10 @@ def test_every_shipped_recipe_loads_and_plans(name: str, tmp_path: Path) -> None
     [
         (changed("pruned", "stage", "prun"), "node 'pruned', stage = 'prun': unknown stage. Did you mean 'prune'?"),
         (
+            changed("pruned", "stage", "denoise"),
+            "stage = 'denoise': unknown stage. It is finetune with adapt {kind: guidance}",
+        ),
+        (
             changed("pruned", "config", {"num_block": 1}),
             "node 'pruned', config.num_block: unknown field. Did you mean 'num_blocks'?",
         ),

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from attar.compressors.denoise.diffusion import Diffusion
 from attar.compressors.distill.examples.steps import Steps
 from attar.compressors.distill.loop.heldout import evaluate_heldout
 from attar.compressors.distill.losses.composite import Distil
@@ -76,10 +75,10 @@ def test_the_reduction_masks_and_divides_by_the_terms_of_the_step_however_it_is_
 def test_the_same_schedules_change_them() -> None:
     """A field of a loss of another kind ramps, and a divergence over classes is switched, as those of tokens are."""
     ramp = LinearRamp(parameter="power", start=0.0, end=2.0, by="step")
-    ramped, last = run_of("fields", KINDS["fields"], schedules={"own": (ramp,)}), ScoreMatching(Diffusion(), power=2.0)
+    ramped, last = run_of("fields", KINDS["fields"], schedules={"own": (ramp,)}), ScoreMatching(power=2.0)
     assert ramped.measure.objectives["own"] == last
     first = next(ramped.run()).losses["own"]
-    assert first == pytest.approx(next(run_of("fields", ScoreMatching(Diffusion(), power=0.05)).run()).losses["own"])
+    assert first == pytest.approx(next(run_of("fields", ScoreMatching(power=0.05)).run()).losses["own"])
     classes = Distil(divergence=ForwardKL())
     switch = SwitchDivergence(to=ReverseKL(), at_fraction=0.5)
     run = run_of(DISTRIBUTIONS, classes, schedules={"own": (switch,)})

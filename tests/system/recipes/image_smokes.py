@@ -1,0 +1,26 @@
+"""How presets of image classifiers are made small, and what must get better on held-out images; see test_methods.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def image_quick(num_epochs: int, **more: Any) -> dict[str, Any]:
+    """A training of a tiny net on some of the digits."""
+    net = "random:resnet?num_blocks=2&hidden_size=12&image_size=16&num_channels=1&num_classes=10"
+    schedule = {"num_epochs": num_epochs, "learning_rate": 1e-2, "tokens_per_step": 32}
+    return {
+        **{f"{node}.config.source": net for node in ("untrained", "wide", "narrow")},
+        **{f"{node}.config.max_rows": 360 for node in ("digits", "pool")},
+        "lesson.config.schedule.num_epochs": 4,
+        "student.config.schedule": schedule,
+        **more,
+    }
+
+
+IMAGE_SMOKES: dict[str, dict[str, Any]] = {
+    "sla": {"losses": {"labels": 1.0, "label_augmentation": 1.0}, "changes": image_quick(8)},
+    "lsskd": {"losses": {"labels": 1.0, "stage_heads": 1.0}, "changes": image_quick(8)},
+    "mdcs": {"losses": {"diverse_experts": 1.0}, "changes": image_quick(8, **{"digits.config.tail_fraction": 0.2})},
+    "ssld": {"losses": {"label_free": 1.0}, "changes": image_quick(8), "until": "student"},
+}
