@@ -66,7 +66,7 @@ def export_encoder(encoder: SentenceEncoder, opset: int = OPSETS[1]) -> ir.Model
     """
     width = encoder.model.config.hidden_size
     shapes = {TOKENS: ["batch_size", "sequence_length", width], VECTORS: ["batch_size", width]}
-    return _export(lambda hidden: TracedEncoder(encoder, hidden), encoder.model, shapes, opset)
+    return traced_graph(lambda hidden: TracedEncoder(encoder, hidden), encoder.model, shapes, opset)
 
 
 def export_classifier(classifier: TextClassifier, opset: int = OPSETS[1], *, reads_words: bool = False) -> ir.Model:
@@ -74,12 +74,13 @@ def export_classifier(classifier: TextClassifier, opset: int = OPSETS[1], *, rea
     num_outputs: Any = classifier.model.config.num_labels
     num_classes = num_outputs // classifier.num_subclasses
     shapes = {LOGITS: ["batch_size", *(["sequence_length"] if reads_words else []), num_classes]}
-    return _export(lambda hidden: TracedClassifier(classifier, hidden), classifier.model, shapes, opset)
+    return traced_graph(lambda hidden: TracedClassifier(classifier, hidden), classifier.model, shapes, opset)
 
 
-def _export(
+def traced_graph(
     traced: Callable[[Hidden], nn.Module], model: Any, shapes: Mapping[str, list[str | int]], opset: int
 ) -> ir.Model:
+    """Return the graph of what is traced, in float32, its outputs named and shaped as `shapes` says."""
     import onnx_ir as ir  # in an extra
 
     batch, tokens = torch.export.Dim("batch_size"), torch.export.Dim("sequence_length")

@@ -1,8 +1,12 @@
-"""Whether vectors order texts rightly. Rank correlation with graded pairs, and where the right text of a corpus stands, with 95% intervals."""
+"""Whether vectors order texts rightly. Rank correlation with graded pairs, and where the right text of a corpus stands, with 95% intervals.
+
+And how alike features of examples are to what is known of these: their classes, or which two texts are a pair.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+import math
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,3 +124,33 @@ def _draws(sets: Sequence[Sequence[Sequence[float]]], seed: int) -> list[list[li
 def _ends(draws: np.ndarray) -> tuple[float, float]:
     low, high = np.nanquantile(draws, [0.025, 0.975]) if np.isfinite(draws).any() else (np.nan, np.nan)
     return float(low), float(high)
+
+
+def cka(features: Float[Tensor, "N D"], annotations: Float[Tensor, "N N"]) -> float:
+    """Return the linear centered kernel alignment of features with annotations, in [-1, 1]; 0 where either is all alike.
+
+    https://arxiv.org/abs/1905.00414
+    """
+    states = features.double() - features.double().mean(dim=0)
+    kernel = states @ states.T
+    known = annotations.double()
+    known = known - known.mean(dim=0) - known.mean(dim=1, keepdim=True) + known.mean()
+    sizes = kernel.norm() * known.norm()
+    return float((kernel * known).sum() / sizes) if sizes > 0 else 0.0
+
+
+def parc(features: Float[Tensor, "N D"], annotations: Float[Tensor, "N N"]) -> float:
+    """Return the rank correlation of pairs' distances in features with those in annotations. In [-1, 1]; 0 where either are all alike.
+
+    https://arxiv.org/abs/2111.06977
+    """
+    centered = features.double() - features.double().mean(dim=1, keepdim=True)
+    unit = nn.functional.normalize(centered, dim=1)
+    rows, columns = torch.tril_indices(len(unit), len(unit), offset=-1)
+    distances, known = 1.0 - (unit @ unit.T)[rows, columns], 1.0 - annotations.double()[rows, columns]
+    value = spearman(distances.numpy(), known.numpy())
+    return 0.0 if math.isnan(value) else value
+
+
+# Of features and annotations, by name.
+SIMILARITIES: dict[str, Callable[[Tensor, Tensor], float]] = {"cka": cka, "parc": parc}

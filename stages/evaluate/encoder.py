@@ -7,17 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
+from attar.compressors.encode.early_exits import ExitVectors
 from attar.compressors.encode.encoder import EmbeddingRunner, encoded
 from attar.compressors.export.runtime import CPU
 from attar.compressors.measure.cost import decode_flops
 from attar.compressors.measure.ranking import cosines, ranked
-from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.facts import Facts, several
 from attar.registry.artifacts.handles import EvaluationArtifact
 from attar.registry.artifacts.kinds.kind_facts import EvaluationFacts
 from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, TAGGER, subject_of
 from attar.stages.artifacts.dataset.measured_data import unique_names
+from attar.stages.artifacts.encoder.folder import form_of
 from attar.stages.artifacts.encoder.texts import TextReader
 from attar.stages.artifacts.mixed_subjects import refuse_causal_fields, refuse_mixed
 from attar.stages.artifacts.text_models import opened
@@ -83,8 +85,10 @@ def evaluate_encoder(config: EvaluateConfig, inputs: EvaluateInputs, content: Pa
     dtype = pick_dtype(config.precision, device)
     runner = opened(inputs.model, config.provider, dtype, device)
     reader = TextReader.of(inputs.model)
-    tokens_per_batch = config.batch_size * 128
-    vectors = _Vectors(runner, reader, tokens_per_batch)
+    exits = _exits(inputs.model)
+    every = ExitVectors(runner, exits) if exits else runner  # type: ignore[arg-type] - of no graph
+    vectors = _Vectors(every, reader, config.batch_size * 128, form_of(inputs.model).prompts)  # type: ignore[arg-type] - an encoder
+    made = {name: vectors.of(task, f"encoding {name}").chunk(len(exits) or 1, dim=-1) for name, task in tasks.items()}
     evaluation: dict[str, Any] = {
         "format": inputs.model.kind,
         "num_blocks": inputs.model.facts.num_blocks,
@@ -97,8 +101,9 @@ def evaluate_encoder(config: EvaluateConfig, inputs: EvaluateInputs, content: Pa
         "perplexity": None,
         "text_pieces": [],
         "samples": [],
-        "pairs": {name: _pairs(task, vectors) for name, task in tasks.items() if task.is_graded},
-        "retrieval": {name: _retrieval(task, vectors, name) for name, task in tasks.items() if not task.is_graded},
+        **_measured(tasks, made),
+        # of an encoder that learned at several depths: each exit but the last, which is the encoder
+        "exits": {depth: _measured(tasks, made, number) for number, depth in enumerate(exits[:-1])},
         "asked": {name: task.digest for name, task in tasks.items()},
     }
     texts = reader(timed_texts(list(tasks.values())))
@@ -114,13 +119,23 @@ def evaluate_encoder(config: EvaluateConfig, inputs: EvaluateInputs, content: Pa
     return EvaluationArtifact.at(content, facts)
 
 
+def _exits(model: Any) -> tuple[int, ...]:
+    """Return the depths at which an encoder is measured, the last its own; none for one that did not learn at several."""
+    depth = model.facts.num_blocks
+    earlier = tuple(some for some in several(model.facts, "exits") if some < depth)
+    return (*earlier, depth) if earlier else ()
+
+
 class _Vectors:
-    """Makes the vectors of texts, each text once in one call."""
+    """Makes the vectors of a task's texts, each text once in one call."""
 
-    def __init__(self, runner: EmbeddingRunner, reader: TextReader, tokens_per_batch: int) -> None:
-        self._runner, self._reader, self._tokens_per_batch = runner, reader, tokens_per_batch
+    def __init__(
+        self, runner: EmbeddingRunner, reader: TextReader, tokens_per_batch: int, prompts: tuple[str, str]
+    ) -> None:
+        self._runner, self._reader, self._tokens_per_batch, self._prompts = runner, reader, tokens_per_batch, prompts
 
-    def of(self, texts: Sequence[str], label: str) -> torch.Tensor:
+    def of(self, task: Task, label: str) -> Tensor:
+        texts = task.prompted(self._prompts)
         unique = list(dict.fromkeys(texts))
         counter = bar(label, len(unique), "texts")
         made = encoded(self._runner, self._reader(unique), self._tokens_per_batch, counter.advance)
@@ -128,15 +143,21 @@ class _Vectors:
         return made[[index[text] for text in texts]]
 
 
-def _pairs(task: Task, vectors: _Vectors) -> dict[str, list[float]]:
-    first, second = task.texts
-    made = vectors.of([*first, *second], "encoding pairs")
-    return {"cosines": cosines(made[: len(first)], made[len(first) :]), "similarities": list(task.similarities)}
+def _measured(tasks: Mapping[str, Task], made: Mapping[str, Sequence[Tensor]], number: int = -1) -> dict[str, Any]:
+    """Return what an exit's vectors say of each task; -1: of the last."""
+    return {
+        "pairs": {name: _pairs(task, made[name][number]) for name, task in tasks.items() if task.is_graded},
+        "retrieval": {name: _retrieval(task, made[name][number]) for name, task in tasks.items() if not task.is_graded},
+    }
 
 
-def _retrieval(task: Task, vectors: _Vectors, name: str) -> dict[str, Any]:
+def _pairs(task: Task, made: Tensor) -> dict[str, list[float]]:
+    first = len(task.texts[0])
+    return {"cosines": cosines(made[:first], made[first:]), "similarities": list(task.similarities)}
+
+
+def _retrieval(task: Task, made: Tensor) -> dict[str, Any]:
     queries, corpus = task.texts
-    made = vectors.of([*queries, *corpus], f"encoding {name}")
     rankings = ranked(made[: len(queries)], made[len(queries) :], task.positives)
     return {"ranks": [list(ranking.ranks) for ranking in rankings], "num_texts": len(corpus)}
 

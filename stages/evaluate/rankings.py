@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from attar.compressors.encode.early_exits import exit_name
 from attar.compressors.measure.closeness import Estimate, ratio_of_sums
 from attar.compressors.measure.ranking import Ranked, spearman_estimate, spearman_ratio
 from attar.registry.release.figures import HIGH, LOW
@@ -28,8 +29,18 @@ SCORES = {
 
 
 def encoder_headline(evaluation: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers by name: `spearman`, `mrr`, `ndcg_10`, `recall_1`, `recall_10` over all tasks and `NAME_TASK` of each; sizes, times."""
-    numbers = time_figures(evaluation)
+    """Return the numbers by name: `spearman`, `mrr`, `ndcg_10`, `recall_1`, `recall_10` over all tasks and `NAME_TASK` of each; sizes, times.
+
+    Of the exits before the last the same under `exit_2_mrr` and so on.
+    """
+    numbers = {**time_figures(evaluation), **_quality(evaluation)}
+    for depth, content in evaluation.get("exits", {}).items():
+        numbers |= {f"{exit_name(depth)}_{name}": value for name, value in _quality(content).items()}
+    return numbers
+
+
+def _quality(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    numbers: dict[str, float] = {}
     pairs = evaluation["pairs"]
     if pairs:
         numbers |= known_figures("spearman", spearman_estimate([_columns(some) for some in pairs.values()]))

@@ -27,6 +27,11 @@ class Task:
         """Whether it is of pairs with a similarity."""
         return bool(self.similarities)
 
+    def prompted(self, prompts: tuple[str, str]) -> list[str]:
+        """Return all its texts, those of the first column first; questions and texts of a corpus behind their prompts."""
+        first, second = ("", "") if self.is_graded else prompts
+        return [*(first + text for text in self.texts[0]), *(second + text for text in self.texts[1])]
+
     @property
     def digest(self) -> str:
         """What two evaluations can be compared on line by line."""
@@ -41,7 +46,8 @@ def read_corpus(data: DatasetArtifact) -> Mapping[str, str]:
         raise ValueError(f"input text: {name} has no text rows; a corpus is a column `text` with an id a row")
     if not data.facts.has_own_ids:
         raise ValueError(
-            f"input text: the corpus {name} has no ids of its own, by which positives could name its texts; set columns.row_id in ingest_data"
+            f"input text: the corpus {name} has no ids of its own, by which positives could name its texts: its first row is {rows[0].id}, by "
+            "number; set columns.row_id in ingest_data"
         )
     return {row.id: row.text for row in rows}
 

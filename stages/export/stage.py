@@ -25,7 +25,7 @@ from attar.stages.contract import Forecast, stage
 from attar.stages.export.classifier import export_classifier_graph
 from attar.stages.export.config import ExportConfig, ExportInputs
 from attar.stages.export.denoiser import export_sampler_graph, sampler_graph_forecast
-from attar.stages.export.encoder import encoder_graph_forecast, export_encoder_graph
+from attar.stages.export.encoder import encoder_graph_forecast, export_encoder_graph, refuse_exits
 from attar.stages.export.image_classifier import export_image_graph, image_graph_forecast
 from attar.stages.export.rooms import ROOMS
 
@@ -60,6 +60,8 @@ def _forecast(config: ExportConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
             f"format.kind is {form.kind!r}, but the input is in {model['quantization']}: export first, then quantize"
         )
     refuse_other_data(model, inputs.get("data", ()))
+    if form.kind == "onnx":
+        refuse_exits(form, model)
     if (forecast := FORECASTS.get(subject_of(model))) is not None:
         return forecast(config, model, {name: inputs[name] for name in ("guidance", "text") if inputs.get(name)})
     if inputs.get("guidance") and not ROOMS[form.kind].takes_guidance(form):

@@ -16,6 +16,7 @@ from attar.compressors.guidance.denoiser import ScaleAdapters
 from attar.compressors.quantize.roundings import ROUNDINGS, BlockIntegers, Rounding
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.subjects import DENOISER, subject_of
+from attar.stages.artifacts.encoder.exits import Exits, check_exits
 from attar.stages.artifacts.model.expert_facts import float_fraction, is_dense, refuse_float_experts
 from attar.stages.artifacts.model.folder import QuantizedBase
 from attar.stages.contract import StageConfig, default_kind
@@ -53,6 +54,7 @@ class LowRank(StageConfig):
     """Hold the frozen base in 4 bits (nf4) or 8 (int8) with bitsandbytes. https://arxiv.org/abs/2305.14314"""
 
     trains_base: ClassVar[bool] = False
+    exits: ClassVar[tuple[int, ...]] = ()
 
     @model_validator(mode="after")
     def _experts_take_plain_pairs(self) -> LowRank:
@@ -86,6 +88,14 @@ class AllWeights(StageConfig):
     blocks: AdaptedBlocks = "all"
     """after_cut: only the block before the first removed one and those behind it learn; what lies before is run once, not every epoch."""
 
+    freeze: list[str] = []
+    """Tensors that stay bit for bit as they are, by patterns of their names, such as ["*.conv1.*", "*norm*"]; empty: none.
+    https://arxiv.org/abs/2405.20750"""
+
+    exits: Exits = ()
+    """Of an encoder: after how many blocks its vector is learned, such as [2, 4, 6], each exit by every objective with weight i / N of N
+    blocks; the last is N. Empty: after the last block alone."""
+
     trains_base: ClassVar[bool] = True
     quantized_base: ClassVar[QuantizedBase] = "none"
     rank: ClassVar[int] = 0
@@ -111,6 +121,7 @@ class LastBlocks(StageConfig):
 
     trains_base: ClassVar[bool] = True
     quantized_base: ClassVar[QuantizedBase] = "none"
+    exits: ClassVar[tuple[int, ...]] = ()
     rank: ClassVar[int] = 0
     expert_rank: ClassVar[int] = 0
 
@@ -140,6 +151,7 @@ class QuantizationAware(StageConfig):
 
     trains_base: ClassVar[bool] = True
     quantized_base: ClassVar[QuantizedBase] = "none"
+    exits: ClassVar[tuple[int, ...]] = ()
     rank: ClassVar[int] = 0
     expert_rank: ClassVar[int] = 0
 
@@ -176,6 +188,7 @@ class Guidance(StageConfig):
 
     blocks: ClassVar[AdaptedBlocks] = "all"
     trains_base: ClassVar[bool] = False
+    exits: ClassVar[tuple[int, ...]] = ()
     quantized_base: ClassVar[QuantizedBase] = "none"
     expert_rank: ClassVar[int] = 0
 
@@ -202,6 +215,7 @@ def check_adapt(adapt: AdaptKind, model: Facts) -> None:
         refuse_float_experts(float_fraction(model), "adapt.quantized_base", adapt.quantized_base)
     if adapt.expert_rank and is_dense(model):
         raise ValueError(f"adapt.expert_rank is {adapt.expert_rank}, but the model has no experts; accepted: 0")
+    check_exits(adapt.exits, model, "adapt.exits")
 
 
 def check_shards(

@@ -80,7 +80,8 @@ class FinetuneConfig(StageConfig):
     """What is learned: `next_token` or `forward_kl` (toward the teacher) with its weight, or any name with an objective made of components."""
 
     teacher: Teacher = AutoTeacher()
-    """Who the teacher is: {kind: auto}, {kind: recorded}, {kind: input}, {kind: random}, or {kind: self, rule: {kind: ema, decay: 0.999}}."""
+    """Who the teacher is: {kind: auto}, {kind: recorded}, {kind: input}, {kind: random}, {kind: pool}, or
+    {kind: self, rule: {kind: ema, decay: 0.999}}."""
 
     past: Past = NoSource()
     """Who stands behind `past` in a target: the student itself by a rule, {kind: previous_epoch}; none."""
@@ -194,7 +195,7 @@ class FinetuneConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneInputs:
-    """The student, its rows, and models that run along. A teacher where the rows carry no recorded one, an anchor beside it,
+    """The student, its rows, and models that run along. A teacher where the rows carry no recorded one, or a pool of them, an anchor,
 
     and a number that an earlier stage fitted.
     """
@@ -202,11 +203,14 @@ class FinetuneInputs:
     model: Trainable
     data: tuple[AnyData, ...]
     teacher: Trainable | None = None
+    teachers: tuple[Trainable, ...] = ()
     anchor: ModelArtifact | None = None
     fitted: FittedArtifact | None = None
 
 
-def check_inputs(config: FinetuneConfig, *, has_teacher: bool, has_anchor: bool, has_fitted: bool) -> None:
+def check_inputs(
+    config: FinetuneConfig, *, has_teacher: bool, has_anchor: bool, has_fitted: bool, num_pooled: int = 0
+) -> None:
     """Raise ValueError when a source is an input that is not given, or the teacher is asked for twice."""
     teacher, anchor, policy = config.teacher, kind_of_source(config.anchor), policy_of(config.rollout)
     is_recorded = reads_record(teacher.record, has_teacher) and uses_teacher(config.reduction.objectives, policy)
@@ -216,7 +220,13 @@ def check_inputs(config: FinetuneConfig, *, has_teacher: bool, has_anchor: bool,
         raise ValueError(
             f"teacher is {teacher.kind!r}, but the node has an input `teacher` too; accepted: auto, input or random"
         )
-    if teacher.run_once and not has_teacher:
+    if teacher.kind == "pool" and num_pooled < 2:
+        raise ValueError(
+            f"teacher.kind is 'pool', but the input `teachers` has {num_pooled} models to choose among; accepted: two or more"
+        )
+    if num_pooled and teacher.kind not in ("pool", "random"):
+        raise ValueError(f"teacher.kind is {teacher.kind!r}, but the node has an input `teachers`; accepted: pool")
+    if teacher.run_once and not (has_teacher or num_pooled):
         raise ValueError(
             "teacher.run_once is true, but the node has no input `teacher`; accepted: false, or that input"
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from attar.compressors.adapt.quantization_aware import plain_name
+from attar.compressors.distill.teachers.pool import POOL_HEADS
 from attar.compressors.models.adapted import is_adapted
 from attar.compressors.models.trained_weights import set_weights
 from attar.registry.artifacts.facts import Facts
@@ -29,7 +30,9 @@ def write_trained(run: TrainingRun, adaptation: Adaptation, base: Trainable, con
         return {}
     content.mkdir(parents=True, exist_ok=True)
     weights = {
-        plain_name(name.removeprefix("model.")): value.contiguous() for name, value in run.best["weights"].items()
+        plain_name(name.removeprefix("model.")): value.contiguous()
+        for name, value in run.best["weights"].items()
+        if not name.startswith(POOL_HEADS)  # of the training alone
     }
     save_file(weights, content / WEIGHTS_FILE)
     return {}
@@ -54,6 +57,7 @@ def save_adapter(
     is_by_quality = run.heldout.stop_on == "quality"
     nats = run.best["score"][int(is_by_quality) :]  # of an evaluation that has no loss: none
     note(f"kept the weights of step {run.best['step']}" + (f" (held-out loss {nats[0]:.4f} nats)" if nats else ""))
+    known = {"vocab_size": base.facts.get("vocab_size"), "exits": adaptation.exits}  # an image has no tokens
     facts = AdapterFacts(
         method=adaptation.kind,
         rank=adaptation.rank,
@@ -61,7 +65,7 @@ def save_adapter(
         num_steps=run.trainer.step,
         best_step=run.best["step"],
         base_fingerprint=base.fingerprint,
-        **{name: base.facts[name] for name in ("vocab_size",) if name in base.facts},  # type: ignore[arg-type] - an image has no tokens
+        **{name: value for name, value in known.items() if value},  # type: ignore[arg-type] - as their facts are
         # which part of the data the kept state was chosen on: figures of that part flatter it
         chosen_on=tuple(dict.fromkeys(run.rows.evaluated_parts)),
         heldout_quality=-run.best["score"][0] if is_by_quality else None,

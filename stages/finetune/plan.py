@@ -10,9 +10,11 @@ import torch
 from attar.compressors.adapt.catalogue import AdaptMethod
 from attar.compressors.distill.examples.rollouts import RolloutPolicy
 from attar.compressors.distill.examples.steps import Schedule
+from attar.compressors.distill.loop.copies import at_exits
 from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.contexts import ContextBuilder
+from attar.compressors.distill.teachers.pool import PoolRule
 from attar.compressors.distill.teachers.sources import SelfRule
 from attar.compressors.distill.teachers.subclasses import Split
 from attar.compressors.images.augment import Augmentation
@@ -34,14 +36,7 @@ from attar.stages.finetune.schedule_config import (
     StopOn,
     augmentations_of,
 )
-from attar.stages.finetune.teacher_config import (
-    NO_CONTEXT,
-    SubclassSplit,
-    has_both_sides,
-    policy_of,
-    reads_record,
-    rule_of,
-)
+from attar.stages.finetune.teacher_config import NO_CONTEXT, Teacher, has_both_sides, policy_of, reads_record, rule_of
 from attar.stages.runtime.device import pick_device, pick_dtype
 
 AnyModelFacts = ModelFacts | EncoderFacts | ClassifierFacts | ImageClassifierFacts | DenoiserFacts
@@ -54,13 +49,13 @@ class Adaptation:
     """What of the student learns: by which method, from which block on, over a base in how many bits."""
 
     kind: str
-    # of low-rank adapters; 0 where the base's own weights learn
-    rank: int
-    # of those on routed experts; 0 where they stay
-    expert_rank: int
+    rank: int  # of low-rank adapters; 0 where the base's own weights learn
+    expert_rank: int  # of those on routed experts; 0 where they stay
+    freeze: tuple[str, ...]  # patterns of the names of tensors that stay
     method: AdaptMethod
     first_block: int
     quantized_base: QuantizedBase
+    exits: tuple[int, ...] = ()  # of an encoder: after how many blocks its vector is learned; none: after the last
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +78,10 @@ class Teaching:
     sources: Mapping[ViewName, Source]
     reads_record: bool
     is_run_once: bool
-    # of a classifier: how the teacher's classes are split; None: they are not
-    split: Split | None
-    # None: what the student reads
-    context: ContextBuilder | None
-    # learn every row a second time, behind what the teacher reads
-    has_both_sides: bool
+    split: Split | None  # of a classifier: how the teacher's classes are split; None: they are not
+    pool: PoolRule | None  # of several teachers: how they are weighed
+    context: ContextBuilder | None  # None: what the student reads
+    has_both_sides: bool  # learn every row a second time, behind what the teacher reads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +92,7 @@ class LearnedRows:
     max_tokens: int
     shares: tuple[float, ...]
     augment: tuple[Augmentation, ...] = ()  # how images are changed
+    classes: frozenset[int] = frozenset()  # of a denoiser: those that it learns; empty: all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +134,7 @@ class TrainingPlan:
     adaptation: Adaptation
     reduction: Reduction
     teaching: Teaching
-    # None: the data's own answers
-    rollout: RolloutPolicy | None
+    rollout: RolloutPolicy | None  # None: the data's own answers
     rows: LearnedRows
     schedule: Schedule
     average_decay: float
@@ -164,12 +157,13 @@ class TrainingPlan:
             device=device,
             dtype=pick_dtype("float32" if inputs.model.subject is IMAGES else config.compute.precision, device),
             adaptation=adaptation_of(config.adapt, inputs.model.facts),
-            reduction=reduction,
+            reduction=at_exits(reduction, config.adapt.exits),
             teaching=Teaching(
                 sources=_sources(config, inputs, reduction, reads_record=is_recorded),
                 reads_record=is_recorded,
                 is_run_once=config.teacher.run_once,
-                split=_split(config.teacher.split),
+                split=_split(config.teacher),
+                pool=_pool(config.teacher),
                 context=None if config.teacher.context == NO_CONTEXT else config.teacher.context,
                 has_both_sides=has_both_sides(config.rollout),
             ),
@@ -179,6 +173,7 @@ class TrainingPlan:
                 max_tokens=learned.max_tokens,
                 shares=tuple(learned.shares),
                 augment=augmentations_of(learned.augment),
+                classes=frozenset(learned.classes),
             ),
             schedule=schedule_of(config.schedule, compute.tokens_per_micro_batch, device),
             average_decay=config.schedule.average_decay,
@@ -221,9 +216,11 @@ def adaptation_of(adapt: AdaptKind, facts: AnyModelFacts) -> Adaptation:
         kind=adapt.kind,
         rank=adapt.rank,
         expert_rank=adapt.expert_rank,
+        freeze=tuple(getattr(adapt, "freeze", ())),  # of weights that learn whole
         method=adapt.method,
         first_block=first_block,
         quantized_base=adapt.quantized_base,
+        exits=adapt.exits,
     )
 
 
@@ -235,8 +232,15 @@ def first_block_after_cut(facts: AnyModelFacts) -> int:
     return max(0, min(removed) - 1)
 
 
-def _split(split: SubclassSplit | None) -> Split | None:
+def _split(teacher: Teacher) -> Split | None:
+    split = teacher.split
     return None if split is None else Split(by=split.by, temperature=split.temperature, seed=split.seed)
+
+
+def _pool(teacher: Teacher) -> PoolRule | None:
+    if teacher.kind != "pool":
+        return None
+    return PoolRule(**{name: getattr(teacher, name) for name in PoolRule.__dataclass_fields__})
 
 
 def _sources(

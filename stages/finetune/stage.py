@@ -34,8 +34,8 @@ from attar.stages.finetune.distillation_config import check_record, uses_teacher
 from attar.stages.finetune.kept_weights import save_adapter, write_trained
 from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.sentence_scores import with_scores
-from attar.stages.finetune.subjects.checks import check_subject
-from attar.stages.finetune.subjects.classifier import build_classifier_run, check_same_classes, reads_grades
+from attar.stages.finetune.subjects.checks import check_same_classes, check_subject
+from attar.stages.finetune.subjects.classifier import build_classifier_run, reads_grades
 from attar.stages.finetune.subjects.denoiser import build_denoiser_run
 from attar.stages.finetune.subjects.encoder import build_encoder_run
 from attar.stages.finetune.subjects.guided_denoiser import guidance_facts, write_guidance
@@ -43,7 +43,7 @@ from attar.stages.finetune.subjects.images import build_image_run
 from attar.stages.finetune.teacher_config import policy_of, reads_record
 from attar.stages.finetune.teaching import build_rollouts, build_teacher_sources, with_hints
 from attar.stages.finetune.training_rows import Mixture, TrainingRows, with_prefix, with_teacher_states
-from attar.stages.finetune.training_run import TrainingRun
+from attar.stages.finetune.training_run import TrainingRun, freeze_named
 from attar.stages.finetune.training_work import training_flops
 from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.process_group import run_in_group
@@ -55,20 +55,15 @@ if TYPE_CHECKING:
 # Logits of packed and separate rows differ by rounding; examples that see each other differ by far more.
 PACKING_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 # How the training of models of another subject than causal text is put together.
-BUILDS = {
-    ENCODER: build_encoder_run,
-    CLASSIFIER: build_classifier_run,
-    TAGGER: build_classifier_run,
-    IMAGES: build_image_run,
-    DENOISER: build_denoiser_run,
-}
+BUILDS = {ENCODER: build_encoder_run, IMAGES: build_image_run, DENOISER: build_denoiser_run}
+BUILDS |= dict.fromkeys((CLASSIFIER, TAGGER), build_classifier_run)
 # What writes adapters that PEFT does not know, by the kind of `adapt`.
 WRITES = {"guidance": write_guidance}
 
 
 def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     model, data = inputs["model"][0], inputs["data"]
-    teacher = inputs.get("teacher", ())
+    teacher, teachers = inputs.get("teacher", ()), inputs.get("teachers", ())
     if config.rows.shares and len(config.rows.shares) != len(data):
         raise ValueError(f"shares has {len(config.rows.shares)} numbers for {len(data)} inputs of data")
     check_inputs(
@@ -76,13 +71,14 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         has_teacher=bool(teacher),
         has_anchor=bool(inputs.get("anchor")),
         has_fitted=bool(inputs.get("fitted")),
+        num_pooled=len(teachers),
     )
     objectives = config.reduction.objectives
-    check_subject(config, model, data, teacher)
+    check_subject(config, model, data, (*teacher, *teachers))
     is_recorded = reads_record(config.teacher.record, bool(teacher)) and not reads_grades(config, model)
     if is_recorded and uses_teacher(objectives, policy_of(config.rollout)):
         check_record(objectives, data, config.teacher.context)
-    refuse_mixed(model, {"teacher": teacher, "anchor": inputs.get("anchor", ())})
+    refuse_mixed(model, {"teacher": teacher, "teachers": teachers, "anchor": inputs.get("anchor", ())})
     check_same_classes(model, teacher)
     for who, others in (("teacher", teacher), ("anchor", inputs.get("anchor", ()))):
         for other in others:  # one with more tokens speaks over those of the model
@@ -90,8 +86,8 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     for dataset in data:
         check_vocabulary(model, dataset, "recorded teacher", "accepted: a record of a model with the same tokens")
     check_adapt(config.adapt, model)
-    facts: dict[str, Any] = {"method": config.adapt.kind}
-    facts |= {"expert_rank": config.adapt.expert_rank} if config.adapt.expert_rank else {}
+    known = {"expert_rank": config.adapt.expert_rank, "exits": config.adapt.exits}
+    facts: dict[str, Any] = {"method": config.adapt.kind, **{name: value for name, value in known.items() if value}}
     facts |= {"vocab_size": model["vocab_size"]} if "vocab_size" in model else {}
     facts |= guidance_facts(objectives) if config.adapt.kind == "guidance" else {}
     return Forecast(
@@ -101,7 +97,7 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
             config.heldout.every,
             model,
             data,
-            live=[*teacher, *inputs.get("anchor", ())],
+            live=[*teacher, *teachers, *inputs.get("anchor", ())],
             is_frozen=not config.adapt.trains_base,
             is_rolled_out=policy_of(config.rollout) is not None,
         )
@@ -234,6 +230,7 @@ def _student(plan: TrainingPlan, model: Trainable) -> tuple[PreTrainedModel, Stu
     device = torch.device("cpu") if is_sharded else plan.device  # no device needs to hold all of it
     base = load_base(model.path, plan.dtype, device, adaptation.quantized_base)
     adapted = adaptation.method(base, adaptation.first_block)
+    freeze_named(adapted, adaptation.freeze)
     if is_sharded:
         from torch.distributed.device_mesh import init_device_mesh  # a plan need not wait for it
 

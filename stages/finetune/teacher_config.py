@@ -155,8 +155,31 @@ class RandomTeacher(StageConfig):
     record: ClassVar[Record] = "never"
 
 
+class PoolTeacher(StageConfig):
+    """The input `teachers`, two or more. Each run once, by how alike its features are to the target. https://arxiv.org/abs/2304.12314"""
+
+    kind: Literal["pool"]
+    """The input `teachers`, weighed by how alike their features are to the classes or pairs of the training rows."""
+
+    similarity: Literal["cka", "parc"] = "cka"
+    """How alike: centered kernel alignment (https://arxiv.org/abs/1905.00414), or rank correlation of distances (https://arxiv.org/abs/2111.06977)."""
+
+    power: float | None = Field(default=9.0, ge=0)
+    """A teacher's weight is its similarity to this power, as a share of all; 0: all alike. null: the nearest alone."""
+
+    num_samples: int = Field(default=512, ge=2)
+    """Training examples that they are compared on, at most about so many."""
+
+    context: ClassVar[ContextBuilder] = NO_CONTEXT
+    split: ClassVar[SubclassSplit | None] = None
+    rule: ClassVar[SelfRule | None] = None
+    run_once: ClassVar[bool] = True
+    seed: ClassVar[int | None] = None
+    record: ClassVar[Record] = "never"
+
+
 Teacher = Annotated[
-    AutoTeacher | RecordedTeacher | InputTeacher | SelfTeacher | RandomTeacher,
+    AutoTeacher | RecordedTeacher | InputTeacher | SelfTeacher | RandomTeacher | PoolTeacher,
     Field(discriminator="kind"),
     default_kind("auto"),
 ]

@@ -9,11 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
+from attar.compressors.adapt.freeze import freeze_tensors
 from attar.compressors.distill.examples.learned import LearnedExample
+from attar.compressors.distill.loop.fixed_measure import is_learned
 from attar.compressors.distill.loop.heldout import evaluate_heldout
 from attar.compressors.distill.loop.trainer import NotFiniteError, StepRecord, Trainer
 from attar.compressors.models.sharded import gather_trained
-from attar.compressors.models.trained_weights import set_weights, trained_weights
+from attar.compressors.models.trained_weights import HasParameters, set_weights, trained_weights
 from attar.stages.artifacts.dataset.rows import Row, Split
 from attar.stages.finetune.heldout_quality import heldout_quality
 from attar.stages.finetune.plan import Checkpoints, Evaluations
@@ -126,7 +128,7 @@ class TrainingRun:
                     f"nothing to judge by, as {why}: patience is {self.heldout.patience}, but training goes to its last step, whose "
                     f"weights are kept{cure}"
                 )
-        elif not is_plain(self.trainer):
+        elif not is_learned(self.trainer.measure, self.trainer.reduction):
             note(
                 f"the objective changes while it is learned: evaluations are compared by {MEASURE}, its last form toward what does not move"
             )
@@ -164,7 +166,7 @@ class TrainingRun:
         self._refuse_no_numbers(evaluation.losses, step)
         for name, loss in evaluation.losses.items():
             self._record(Metric(f"heldout_{name}_nats", loss, step))
-        if evaluation.measure is not None and not is_plain(self.trainer):
+        if evaluation.measure is not None and not is_learned(self.trainer.measure, self.trainer.reduction):
             self._record(Metric(MEASURE, evaluation.measure, step))
         score = [] if evaluation.measure is None else [evaluation.measure]
         if self.heldout.stop_on == "quality":
@@ -204,10 +206,8 @@ class TrainingRun:
         self._saved_at = time.monotonic()
 
 
-def is_plain(trainer: Trainer) -> bool:
-    """Say whether evaluations are compared by the very objectives that are learned, with their weights."""
-    measure, learned = trainer.measure, trainer.reduction
-    return measure is None or (
-        not learned.schedules
-        and all(learned.objectives[name] == objective for name, objective in measure.objectives.items())
-    )
+def freeze_named(model: HasParameters, patterns: Sequence[str]) -> None:
+    """Freeze tensors of a student by their names, and tell how many. Raises ValueError as `freeze_tensors` does."""
+    if patterns:
+        num_learned = sum(parameter.requires_grad for parameter in model.parameters())
+        note(f"{len(freeze_tensors(model, patterns))} of {num_learned} tensors stay as they are")

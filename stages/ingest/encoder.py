@@ -72,6 +72,12 @@ class SentenceModel(StageConfig):
     max_tokens: int = Field(default=0, ge=0)
     """Where texts are cut, special tokens included; 0: as the folder says, without that at the last position that the model has."""
 
+    query_prompt: str | None = None
+    """What stands before every question, such as "query: "; null: as the folder's config_sentence_transformers.json says."""
+
+    document_prompt: str | None = None
+    """What stands before every text of a corpus, such as "passage: "; null: as the folder says."""
+
     artifact: ClassVar[type[Artifact[Any]]] = EncoderArtifact
 
 
@@ -125,6 +131,8 @@ def ingest_encoder(
     del encoder, model
     prove_encoder(content, expected, "ingest_model", torch.device("cpu"))
     note(f"a sentence encoder: {described(artifact.facts)}")
+    if any(form.prompts):
+        note("before a question stands {!r}, before a text of a corpus {!r}".format(*form.prompts))
     beyond = {"num_tokens_without_row": len(without_rows(tokenizer)) or None}
     return EncoderArtifact.at(content, artifact.facts | beyond, companion_bytes=companion_bytes(content))
 
@@ -133,7 +141,8 @@ def _form(folder: Path | None, config: SentenceModel, model_config: Any, tokeniz
     """Return the form with the length at which texts are cut. Raises ValueError for one that the model has no positions for."""
     form = default_form(folder, *_wanted(config))
     longest = cut_length(model_config, form.max_tokens, tokenizer_limit)
-    return SentenceForm(pooling=form.pooling, max_tokens=longest, settings=form.settings)
+    form = SentenceForm(pooling=form.pooling, max_tokens=longest, settings=form.settings)
+    return form.with_prompts(config.query_prompt, config.document_prompt)
 
 
 def cut_length(model_config: Any, wanted: int, tokenizer_limit: int) -> int:

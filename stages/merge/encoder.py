@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from attar.registry.artifacts.facts import several
 from attar.registry.artifacts.handles import AdapterArtifact, AnyModel, ModelArtifact
 from attar.stages.artifacts.encoder.proof import probe_vectors, prove_encoder
 from attar.stages.artifacts.text_models import TEXT_MODELS, kept_facts
@@ -30,4 +31,6 @@ def fold_encoder(base: AnyModel, students: Sequence[AdapterArtifact | ModelArtif
     artifact = models.save(encoder, content, base.path)
     del encoder
     prove_encoder(content, expected, "merge", device, models.load)
-    return type(base).at(content, artifact.facts | kept_facts(base, "removed_blocks"))
+    exits = several(students[0].facts, "exits")
+    learned = {"exits": exits} if exits else {}
+    return type(base).at(content, artifact.facts | kept_facts(base, "removed_blocks") | learned)

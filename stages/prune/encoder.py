@@ -9,6 +9,7 @@ from typing import Any
 from attar.compressors.models.blocks import decoder_blocks, remove_blocks
 from attar.compressors.models.bypass import handing_on
 from attar.compressors.models.skeleton import check_cut
+from attar.registry.artifacts.facts import several
 from attar.registry.artifacts.handles import AnyModel
 from attar.registry.artifacts.subjects import ENCODER, Subject
 from attar.stages.artifacts.encoder.proof import check_kept, probe_vectors, prove_encoder
@@ -51,4 +52,6 @@ def prune_encoder(model: AnyModel, removed: Sequence[int], content: Path) -> Any
     steps.advance()
     del encoder
     prove_encoder(content, expected, "prune", device, models.load)
-    return type(model).at(content, artifact.facts | {"removed_blocks": tuple(removed), **kept_facts(model)})
+    exits = tuple(depth for depth in several(model.facts, "exits") if depth <= min(removed))  # as they were
+    facts = {"removed_blocks": tuple(removed), **kept_facts(model), **({"exits": exits} if exits else {})}
+    return type(model).at(content, artifact.facts | facts)

@@ -52,7 +52,7 @@ def _forecast(config: QuantizeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
             f"weights.bits is {config.weights.bits}, but the input is quantized already ({model['quantization']})"
         )
     refuse_other_data(model, inputs["data"])
-    _refuse_standard(config, model)
+    _refuse_graph(config, model)
     subject = subject_of(model)
     if config.limits.kind != LIMITS[subject]:
         raise ValueError(
@@ -77,8 +77,13 @@ def _forecast(config: QuantizeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     )
 
 
-def _refuse_standard(config: QuantizeConfig, model: Facts) -> None:
-    """Raise ValueError for a graph of ONNX' own operators: what integers need would be nodes of another domain in it."""
+def _refuse_graph(config: QuantizeConfig, model: Facts) -> None:
+    """Raise ValueError for a graph of ONNX' own operators, where integers would be nodes of another domain, and for one with branches."""
+    if model.get("early_exits"):
+        raise ValueError(
+            "the input's graph may end before its last block, and its later blocks lie in branches, which are not read; accepted: a graph of "
+            "export without format.early"
+        )
     if model.get("operators") == "standard":
         raise ValueError(
             f"weights.bits is {config.weights.bits}, but the input's graph has ONNX' own operators alone, and products with weights in 8 or "
@@ -94,7 +99,7 @@ def quantize(config: QuantizeConfig, inputs: QuantizeInputs, workdir: Path) -> A
 
     Raises ValueError when a limit does not hold, with the products that cost most.
     """
-    _refuse_standard(config, inputs.model.facts)
+    _refuse_graph(config, inputs.model.facts)
     source, content = inputs.model.path, workdir / "content"
     if (run := RUNS.get(inputs.model.subject)) is not None:
         return run(config, inputs, content, _label(config))

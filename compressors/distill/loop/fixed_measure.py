@@ -50,6 +50,14 @@ def with_measure(now: Reduction, measure: Reduction | None) -> tuple[Reduction, 
     return replace(now, objectives=objectives, weights=weights, schedules={}), shares
 
 
+def is_learned(measure: Reduction | None, learned: Reduction) -> bool:
+    """Say whether evaluations are compared by the very objectives that are learned, with their weights."""
+    return measure is None or (
+        not learned.schedules
+        and all(learned.objectives[name] == objective for name, objective in measure.objectives.items())
+    )
+
+
 def measured_sum(losses: Mapping[str, float], shares: Mapping[str, float]) -> float | None:
     """Return the measure, or None where no held-out token says anything about it."""
     known = [weight * losses[name] for name, weight in shares.items() if name in losses]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from attar.compressors.distill.examples.images import ImageBatch, LabelledImage, image_batches
 from attar.compressors.distill.heads.views import ANSWERS, ImageViews
+from attar.compressors.distill.loop.classes import class_views
 from attar.compressors.distill.loop.modality import Means
 from attar.compressors.distill.losses.classes import ClassDistributions
-from attar.compressors.distill.losses.objective import DISTRIBUTIONS, Observed, Whole
+from attar.compressors.distill.losses.objective import Observed, Whole
 from attar.compressors.distill.losses.token_stats import TokenStats
 from attar.compressors.distill.teachers.image_classifier import ImageStudent
 from attar.compressors.distill.teachers.outputs import Teachers
@@ -34,6 +35,8 @@ class ImagesWithClasses:
     seed: int = 0
     step: int | None = None
     class_counts: tuple[int, ...] = ()
+    # of a pool of teachers, as ClassTexts has them
+    widths: Mapping[str, int] = field(default_factory=dict)
 
     def at(self, step: int) -> ImagesWithClasses:
         return replace(self, step=step)
@@ -49,9 +52,7 @@ class ImagesWithClasses:
         self, student: ImageStudent, output: Tensor, batch: ImageBatch, teachers: Teachers, means: Means
     ) -> dict[str, Observed]:
         labels = batch.labels.to(output.device)
-        observed: dict[str, Observed] = {
-            DISTRIBUTIONS: ClassDistributions(output, labels, teachers, batch.facts, means)
-        }
+        observed = class_views(output, labels, teachers, batch.facts, means, self.widths)
         if student.answer is not None:
             views = ImageViews(
                 student.answer,

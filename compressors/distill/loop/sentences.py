@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
 from attar.compressors.distill.examples.sentences import Sentence, SentenceBatch, sentence_batches
+from attar.compressors.distill.loop.copies import kind_of_copy
 from attar.compressors.distill.loop.modality import Means
 from attar.compressors.distill.losses.embeddings import EMBEDDINGS, TOKEN_STATES, EmbeddingViews
 from attar.compressors.distill.losses.objective import Observed, Whole
 from attar.compressors.distill.losses.token_stats import TokenStats
 from attar.compressors.distill.teachers.outputs import Teachers
+from attar.compressors.encode.early_exits import exit_name
 
 
 @dataclass(frozen=True)
 class SentenceTexts:
-    """Texts under an encoder: a position is a text, its view the vector."""
+    """Texts under an encoder: a position is a text, its view the vector. With `exits` each of them has views of its own.
+
+    `widths`: of a pool of teachers that were run once, the width of each one's vectors, which follow each other, by its name.
+    """
+
+    exits: tuple[int, ...] = ()
+    widths: Mapping[str, int] = field(default_factory=dict)
 
     def at(self, step: int) -> SentenceTexts:
         return self
@@ -33,9 +41,21 @@ class SentenceTexts:
     ) -> dict[str, Observed]:
         named = {name: getattr(teachers, name) for name in ("teacher", "past", "anchor")}
         others = {name: outputs.states["hidden"] for name, outputs in named.items() if outputs is not None}
-        tokens = {"student_tokens": student.projections.get(TOKEN_STATES)}
-        tokens["teacher_tokens"] = teachers.teacher_states.get(TOKEN_STATES)
-        return {EMBEDDINGS: Whole(EmbeddingViews(output, **others, **tokens, similarities=batch.similarities))}
+        others["teacher_tokens"] = teachers.teacher_states.get(TOKEN_STATES)
+        tokens = student.projections.get(TOKEN_STATES)
+        views: dict[str, EmbeddingViews] = {}
+        for index, depth in enumerate(self.exits):
+            own = None if tokens is None else tokens[index]
+            kind = kind_of_copy(EMBEDDINGS, exit_name(depth))
+            views[kind] = EmbeddingViews(output[index], student_tokens=own, similarities=batch.similarities, **others)
+        if not self.exits:
+            views[EMBEDDINGS] = EmbeddingViews(output, student_tokens=tokens, similarities=batch.similarities, **others)
+        for kind, some in [*views.items()] if self.widths else ():
+            assert some.teacher is not None, "a pool was run once, over every text"
+            parts = some.teacher.split(list(self.widths.values()), dim=-1)
+            named_parts = zip(self.widths, parts, strict=True)
+            views |= {kind_of_copy(kind, name): replace(some, teacher=part) for name, part in named_parts}
+        return {kind: Whole(some) for kind, some in views.items()}
 
     def entropies(self, batch: SentenceBatch, teachers: Teachers) -> TokenStats:
         raise TypeError("vectors have no entropy; no loss between them asks for it")

@@ -50,8 +50,7 @@ class SimilarityRows:
     temperature: float = 0.05
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"temperature is {self.temperature}; accepted: above 0")
+        _check_temperature(self.temperature)
 
     @property
     def requires(self) -> Requires:
@@ -138,7 +137,7 @@ class PairDistance:
 
     @property
     def requires(self) -> Requires:
-        return Requires(views=EMBEDDINGS, facts=frozenset({"grades"}))
+        return Requires(views=EMBEDDINGS, facts=frozenset({"pairs", "grades"}))
 
     def num_terms(self, batch: SentenceBatch) -> int:
         return 0 if batch.similarities is None else len(batch.similarities)
@@ -152,6 +151,45 @@ class PairDistance:
 
     def held_out(self, moving: Collection[ViewName]) -> Objective | None:
         return self
+
+
+@dataclass(frozen=True)
+class PairContrast:
+    """Cross-entropy of a text's own pair among all of the micro-batch, in nats. Softmax of cosine / temperature, mean of both ways.
+
+    What lies side by side is alike, all else apart: of a larger micro-batch it asks more. https://arxiv.org/abs/2103.00020
+    """
+
+    temperature: float = 0.05
+
+    def __post_init__(self) -> None:
+        _check_temperature(self.temperature)
+
+    @property
+    def requires(self) -> Requires:
+        return Requires(views=EMBEDDINGS, facts=frozenset({"pairs"}))
+
+    def num_terms(self, batch: SentenceBatch) -> int:
+        count = 0 if batch.similarities is None else len(batch.similarities)
+        return count if count > 1 else 0
+
+    def terms(self, views: EmbeddingViews) -> Terms:
+        if views.similarities is None:
+            raise ValueError("pair_contrast reads pairs of texts, and these are single texts")
+        first, second = (nn.functional.normalize(views.student[side::2].float(), dim=-1) for side in (0, 1))
+        scores = first @ second.T / self.temperature
+        own = torch.arange(len(scores), device=scores.device)
+        ways = [nn.functional.cross_entropy(some, own, reduction="none") for some in (scores, scores.T)]
+        values = (ways[0] + ways[1]) / 2
+        return Terms(values, torch.full_like(values, len(values) > 1, dtype=torch.bool))
+
+    def held_out(self, moving: Collection[ViewName]) -> Objective | None:
+        return self
+
+
+def _check_temperature(temperature: float) -> None:
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}; accepted: above 0")
 
 
 def _check_by(by: str) -> None:
@@ -176,4 +214,5 @@ EMBEDDING_LOSSES: dict[str, type[Objective]] = {
     "embedding_distance": EmbeddingDistance,
     "token_distance": TokenDistance,
     "pair_distance": PairDistance,
+    "pair_contrast": PairContrast,
 }

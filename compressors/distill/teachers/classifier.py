@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attar.compressors.distill.examples.sentences import SentenceBatch
 from attar.compressors.distill.teachers.outputs import ClassOutputs
-from attar.compressors.encode.classifier import TextClassifier, last_layer, of_classes
+from attar.compressors.encode.classifier import TextClassifier, of_classes
 
 
 class ClassifierStudent(nn.Module):
@@ -39,12 +39,10 @@ class ClassifierStudent(nn.Module):
 
 
 @contextmanager
-def reading_features(classifier: TextClassifier) -> Iterator[list[Tensor]]:
-    """Collect what the head's last layer reads of each batch inside the block: a vector a text."""
+def reading_features(layer: nn.Linear) -> Iterator[list[Tensor]]:
+    """Collect what a head's last layer reads of each batch inside the block: a vector an example."""
     features: list[Tensor] = []
-    handle = last_layer(classifier.model).register_forward_pre_hook(
-        lambda layer, args: features.append(args[0].detach())
-    )
+    handle = layer.register_forward_pre_hook(lambda layer, args: features.append(args[0]))
     try:
         yield features
     finally:

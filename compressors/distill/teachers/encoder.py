@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from attar.compressors.distill.examples.sentences import SentenceBatch
 from attar.compressors.distill.teachers.trained_model import TrainedModel
+from attar.compressors.encode.early_exits import states_after
 from attar.compressors.encode.encoder import SentenceEncoder
 
 
@@ -29,31 +31,38 @@ class EncoderStudent(nn.Module):
     """A sentence encoder under training, pooling included: of a batch it makes a vector a text.
 
     `reads` the states of the tokens, where a loss does: those of the last forward pass are in `projections`.
+    `exits`: numbers of blocks behind each of which it makes them; as a teacher it speaks from the last.
     """
 
     reads: tuple[str, ...] = ()
     projections: Mapping[str, Tensor]
 
-    def __init__(self, encoder: SentenceEncoder) -> None:
+    def __init__(self, encoder: SentenceEncoder, exits: Sequence[int] = ()) -> None:
         super().__init__()
         self.model, self.pooling, self.projections = encoder.model, encoder.pooling, {}
+        self.exits = tuple(exits)
         for module in self.model.modules():
             if isinstance(
                 module, nn.Dropout
             ):  # the teacher's vectors are exact: noise in the student's would only blur the way there
                 module.p = 0.0
 
-    def forward(self, batch: SentenceBatch) -> Float[Tensor, "N D"]:
-        """Return the vectors of the batch's texts."""
+    def forward(self, batch: SentenceBatch) -> Float[Tensor, "... N D"]:
+        """Return the vectors of the batch's texts; with exits those of each, [E, N, D]."""
         device = self.model.device
         mask = batch.attention_mask.to(device)
-        states = self.model(input_ids=batch.input_ids.to(device), attention_mask=mask).last_hidden_state
-        self.projections = {name: states[mask.bool()] for name in self.reads}
-        return self.pooling(states, mask)
+        with states_after(self.model, self.exits) as at_exits:
+            last = self.model(input_ids=batch.input_ids.to(device), attention_mask=mask).last_hidden_state
+        states = torch.stack(at_exits) if self.exits else last
+        self.projections = {name: states[..., mask.bool(), :] for name in self.reads}
+        return torch.stack([self.pooling(some, mask) for some in states]) if self.exits else self.pooling(states, mask)
 
     def outputs(self, batch: SentenceBatch, weights: Mapping[str, Tensor] | None = None) -> Vectors:
         """Return the vectors as a teacher's outputs."""
-        return Vectors(self(batch), self.projections)
+        vectors = self(batch)
+        if not self.exits:
+            return Vectors(vectors, self.projections)
+        return Vectors(vectors[-1], {name: states[-1] for name, states in self.projections.items()})
 
 
 def recorded_vectors(student: TrainedModel, batch: SentenceBatch) -> Vectors:

@@ -31,6 +31,8 @@ class EncoderFacts(ArtifactFacts):
     num_tokens_without_row: int | None = None
     license: str | None = None
     removed_blocks: tuple[int, ...] = NOT_KNOWN
+    # after how many blocks its vector was learned, where not after the last alone
+    exits: tuple[int, ...] = NOT_KNOWN
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -48,6 +50,8 @@ class EncoderGraphFacts(ArtifactFacts):
     max_tokens: int = NOT_KNOWN
     format: str = NOT_KNOWN
     quantization: str | None = None
+    # after how many blocks a batch may end, where it may end before the last
+    early_exits: tuple[int, ...] = NOT_KNOWN
     # of the weights alone, in integers
     weight_bytes: float | None = None
     # largest difference of a number of a vector to torch's

@@ -169,6 +169,8 @@ class AdapterFacts(ArtifactFacts):
     num_quality_rows: int | None = None
     # of the adapters on fused experts, where there are any
     expert_rank: int | None = None
+    # of an encoder: after how many blocks its vector was learned, where not after the last alone
+    exits: tuple[int, ...] = NOT_KNOWN
     # of a merged adapter: what it misses of the weighted sum
     max_relative_error: float | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ TYPES = "sentence_transformers.models"
 POOLING_FOLDER, NORMALIZE_FOLDER = "1_Pooling", "2_Normalize"
 LIMITS = "sentence_bert_config.json"
 SETTINGS = "config_sentence_transformers.json"
+# Names of the prompts before a query, and before a text of a corpus: the first that is there counts.
+PROMPT_NAMES = (("query",), ("document", "passage", "corpus"))
 # The library's older form of a pooling: a flag each.
 FLAGS = {
     "cls": "pooling_mode_cls_token",
@@ -37,6 +39,22 @@ class SentenceForm:
     pooling: Pooling
     max_tokens: int = 0
     settings: Mapping[str, Any] | None = None
+
+    @property
+    def prompts(self) -> tuple[str, str]:
+        """What stands before a question, and before a text of a corpus, as sentence-transformers chooses them; empty: nothing."""
+        known = (self.settings or {}).get("prompts") or {}
+        query, document = (next((known[name] for name in names if name in known), "") for names in PROMPT_NAMES)
+        return query, document
+
+    def with_prompts(self, query: str | None, document: str | None) -> SentenceForm:
+        """Return the form with these prompts; None: as it has them."""
+        given = {names[0]: prompt for names, prompt in zip(PROMPT_NAMES, (query, document), strict=True)}
+        given = {name: prompt for name, prompt in given.items() if prompt is not None}
+        if not given:
+            return self
+        settings = dict(self.settings) if self.settings is not None else _settings()
+        return replace(self, settings={**settings, "prompts": {**(settings.get("prompts") or {}), **given}})
 
 
 def read_form(folder: Path) -> SentenceForm | None:
@@ -61,6 +79,9 @@ def read_form(folder: Path) -> SentenceForm | None:
         raise ValueError(
             f"{folder}: {SETTINGS} puts the prompt {settings['default_prompt_name']!r} before every text; accepted: no default prompt"
         )
+    prompts = (settings or {}).get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(isinstance(prompt, str) for prompt in prompts.values()):
+        raise ValueError(f"{folder}: {SETTINGS} has prompts {str(prompts)[:60]}; accepted: a text for each name")
     kind = _pooling_kind(folder, folder / str(modules[1]["path"]) / "config.json")
     longest = limits.get("max_seq_length")
     return SentenceForm(

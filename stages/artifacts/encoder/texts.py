@@ -74,3 +74,12 @@ def texts_of(rows: Iterable[Row]) -> list[str]:
     """Return what of rows an encoder can read, each text once. Plain texts, questions and answers, both sentences of a pair."""
     parts = (part for row in rows for part in ((row.text,) if row.text else (row.question, row.answer)))
     return list(dict.fromkeys(part for part in parts if part.strip()))
+
+
+def prompted(row: Row, prompts: tuple[str, str]) -> Row:
+    """Return a row whose question, and answer or text, stand behind an encoder's prompts. Sentences of a graded pair are neither."""
+    if row.similarity is not None or not any(prompts):
+        return row
+    query, document = prompts
+    texts = {"question": query + row.question, "answer": document + row.answer, "text": document + row.text}
+    return row.with_changes(**{name: text for name, text in texts.items() if getattr(row, name).strip()})

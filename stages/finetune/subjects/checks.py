@@ -8,14 +8,16 @@ from functools import partial
 from attar.compressors.distill.heads.views import ANSWERS
 from attar.compressors.distill.losses.denoising.views import PREDICTIONS
 from attar.compressors.distill.losses.objective import Objective
-from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.facts import Facts, several
 from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES, TAGGER, Subject, subject_of
+from attar.stages.artifacts.classifier.class_form import shortened
 from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.finetune.config import FinetuneConfig
 from attar.stages.finetune.subjects.classifier import check_classifier_training, reads_grades, refuse_other_views
 from attar.stages.finetune.subjects.denoiser import check_denoiser_data, check_denoiser_training
 from attar.stages.finetune.subjects.encoder import check_encoder_training
 from attar.stages.finetune.subjects.images import check_image_training, check_image_views
+from attar.stages.finetune.subjects.pools import check_pool
 
 CHECKS: dict[Subject, Callable[..., None]] = {
     ENCODER: check_encoder_training,
@@ -39,11 +41,27 @@ def check_subject(config: FinetuneConfig, model: Facts, data: Sequence[Facts], t
         check(config, has_teacher=bool(teacher) or reads_grades(config, model))
     else:
         refuse_other_views(objectives)
+    check_pool(config, model)
     refuse_other_data(model, data)
+    if config.rows.classes and subject is not DENOISER:
+        raise ValueError(
+            f"rows.classes is {config.rows.classes}, but the model is {subject.words}; accepted for it: none"
+        )
     if subject is DENOISER:
         check_denoiser_data(config, model, data, teacher)
     if subject is IMAGES:
         check_image_views(objectives, model)
+
+
+def check_same_classes(model: Facts, others: Sequence[Facts]) -> None:
+    """Raise ValueError for a teacher of other classes: its distribution would be over other things."""
+    own = [str(label) for label in several(model, "labels")]
+    for other in others:
+        given = [str(label) for label in several(other, "labels")]
+        if own and given and given != own:
+            raise ValueError(
+                f"input teacher tells {shortened(given)}, but model tells {shortened(own)}; accepted: the same classes in the same order"
+            )
 
 
 def _refuse_views_of_others(objectives: Mapping[str, Objective], subject: Subject) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attar.compressors.distill.examples.sentences import collated
+from attar.compressors.distill.examples.sentences import Sentence, collated
 from attar.compressors.distill.loop.classes import ClassTexts
+from attar.compressors.distill.losses.classes import UNLABELLED
 from attar.compressors.distill.losses.next_token import NextToken
 from attar.compressors.distill.losses.objective import DISTRIBUTIONS, Objective
 from attar.compressors.distill.losses.views import ViewName
@@ -21,9 +22,9 @@ from attar.compressors.distill.teachers.subclasses import Split, Subclasses, spl
 from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself, TeacherSource
 from attar.compressors.encode.classifier import TextClassifier, head_parts, last_layer
 from attar.compressors.encode.encoder import length_batches
-from attar.registry.artifacts.facts import Facts, several
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import Trainable
 from attar.registry.artifacts.subjects import CLASSIFIER, TAGGER, Subject
-from attar.stages.artifacts.classifier.class_form import shortened
 from attar.stages.artifacts.classifier.folder import load_classifier, random_classifier
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.distillation_config import uses_teacher
@@ -37,6 +38,7 @@ from attar.stages.finetune.subjects.encoder import (
 )
 from attar.stages.finetune.subjects.examples import assembled
 from attar.stages.finetune.subjects.labelled_texts import examples_of_rows, reads_labels, refuse_unlabelled
+from attar.stages.finetune.subjects.pools import Pooled, same_class
 from attar.stages.finetune.training_run import TrainingRun
 from attar.stages.runtime.progress import bar, note
 
@@ -76,17 +78,6 @@ def check_classifier_training(config: FinetuneConfig, *, has_teacher: bool, subj
     check_text_training(config, subject)
 
 
-def check_same_classes(model: Facts, others: Sequence[Facts]) -> None:
-    """Raise ValueError for a teacher of other classes: its distribution would be over other things."""
-    own = [str(label) for label in several(model, "labels")]
-    for other in others:
-        given = [str(label) for label in several(other, "labels")]
-        if own and given and given != own:
-            raise ValueError(
-                f"input teacher tells {shortened(given)}, but model tells {shortened(own)}; accepted: the same classes in the same order"
-            )
-
-
 def reads_grades(config: FinetuneConfig, model: Facts) -> bool:
     """Say whether the teacher of a scorer of pairs is what the rows' similarities say."""
     return bool(model.get("reads_pairs")) and config.teacher.kind in ("auto", "recorded")
@@ -112,18 +103,40 @@ def build_classifier_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Pa
     plan.adaptation.method(classifier.model, plan.adaptation.first_block)
     for part in head_parts(classifier.model):  # it may be fresh: frozen, the blocks would have to learn around it
         part.to(torch.float32).requires_grad_(True)
-    split = plan.teaching.split
+    split, pool = plan.teaching.split, _pooled(plan, inputs, rows)
     student = ClassifierStudent(classifier, tells_subclasses=split is not None)
+    student = pool.with_heads(student, last_layer(classifier.model))
     teacher_sources: dict[ViewName, TeacherSource] = {
         "teacher": RecordedOutputs(recorded_classes)
     }  # the grades of pairs
     if not (model.facts.reads_pairs and plan.teaching.reads_record):
-        teacher_sources, rows = _teacher_sources(plan, inputs, student, rows, classifier.num_subclasses)
-    return assembled(plan, student, rows, ClassTexts(), teacher_sources, workdir)
+        teacher_sources, rows = _teacher_sources(plan, inputs, student, pool.rows, classifier.num_subclasses)
+    sources = teacher_sources | pool.sources(recorded_classes)
+    return assembled(pool.planned(plan), student, rows, ClassTexts(pool.widths), sources, workdir)
+
+
+def _pooled(plan: TrainingPlan, inputs: FinetuneInputs, rows: SentenceRows) -> Pooled:
+    """Return the texts with the classes that a pool's teachers tell, weighed by how well their features tell the data's own."""
+
+    def read(model: Trainable, name: str, sentences: Sequence[Sentence]) -> tuple[Tensor, Tensor]:
+        teacher = _other(plan, inputs, Source(model=model), name)
+        logits, features = _logits_and_features(teacher, sentences, plan.schedule.tokens_per_micro_batch, name)
+        return torch.cat(logits), torch.stack(features)
+
+    labels = [sentence.label for sentence in rows.train]
+    labelled = [index for index, label in enumerate(labels) if label != UNLABELLED]
+    return Pooled.of(
+        plan.teaching.pool,
+        inputs.teachers,
+        rows,
+        read,
+        lambda indices: same_class([labels[index] for index in indices]),
+        labelled,
+    )
 
 
 def _teacher_sources(
-    plan: TrainingPlan, inputs: FinetuneInputs, student: ClassifierStudent, rows: SentenceRows, num_subclasses: int
+    plan: TrainingPlan, inputs: FinetuneInputs, student: Any, rows: SentenceRows, num_subclasses: int
 ) -> tuple[dict[ViewName, TeacherSource], SentenceRows]:
     """Return who speaks beside the student, and the texts with the teacher's classes where it is run once.
 
@@ -153,25 +166,12 @@ def _other(plan: TrainingPlan, inputs: FinetuneInputs, source: Source, name: str
     return other.requires_grad_(False).eval()
 
 
-@torch.no_grad()
 def _with_classes(
     rows: SentenceRows, teacher: TextClassifier, tokens_per_batch: int, split: Split | None, num_subclasses: int
 ) -> SentenceRows:
     """Run the teacher once over every text, and give each its logits; under a split those of the subclasses that its features suggest."""
     every = [*rows.train, *rows.heldout]
-    counter = bar("running the teacher", len(every), "texts")
-    logits: list[Tensor] = [torch.empty(0)] * len(every)
-    features: list[Tensor] = [torch.empty(0)] * len(every)
-    speaker = ClassifierStudent(teacher).eval()
-    with reading_features(teacher) as read:
-        for chosen in length_batches([sentence.ids for sentence in every], tokens_per_batch):
-            batch = collated([every[index] for index in chosen])
-            made = speaker(batch).float().cpu().split([len(every[index].labels) for index in chosen])
-            own = read.pop().float().cpu()
-            for row, index in enumerate(chosen):
-                logits[index] = made[row].clone()
-                features[index] = own[row].clone() if split is not None else features[index]
-            counter.advance(len(chosen))
+    logits, features = _logits_and_features(teacher, every, tokens_per_batch, "the teacher")
     if split is not None:
         split_up = _split(split, torch.cat(logits), torch.stack(features), len(rows.train), teacher, num_subclasses)
         logits = [row[None] for row in split_up]
@@ -181,6 +181,27 @@ def _with_classes(
         for sentence, own in zip(every, logits, strict=True)
     ]
     return replace(rows, train=every[: len(rows.train)], heldout=every[len(rows.train) :])
+
+
+@torch.no_grad()
+def _logits_and_features(
+    teacher: TextClassifier, sentences: Sequence[Sentence], tokens_per_batch: int, name: str
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return a teacher's logits of each text, a row a position, and what its last layer reads of it, which of words nobody asks."""
+    counter = bar(f"running {name}", len(sentences), "texts")
+    logits: list[Tensor] = [torch.empty(0)] * len(sentences)
+    features: list[Tensor] = [torch.empty(0)] * len(sentences)
+    speaker = ClassifierStudent(teacher).eval()
+    with reading_features(last_layer(teacher.model)) as read:
+        for chosen in length_batches([sentence.ids for sentence in sentences], tokens_per_batch):
+            batch = collated([sentences[index] for index in chosen])
+            made = speaker(batch).float().cpu().split([len(sentences[index].labels) for index in chosen])
+            own = read.pop().float().cpu()
+            for row, index in enumerate(chosen):
+                logits[index] = made[row].clone()
+                features[index] = own[row].clone() if batch.words is None else features[index]
+            counter.advance(len(chosen))
+    return logits, features
 
 
 def _split(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from attar.compressors.distill.examples.sentences import Sentence
 from attar.compressors.distill.loop.sentences import SentenceTexts
@@ -17,16 +19,18 @@ from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.encoder import EncoderStudent, recorded_vectors
 from attar.compressors.distill.teachers.recorded import RecordedOutputs
 from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself, TeacherSource
-from attar.compressors.encode.encoder import SentenceEncoder, length_batches
+from attar.compressors.encode.encoder import SentenceEncoder, encoded, length_batches
 from attar.compressors.models.slots import pad_right
-from attar.registry.artifacts.handles import DatasetArtifact
+from attar.registry.artifacts.handles import DatasetArtifact, Trainable
 from attar.registry.artifacts.subjects import ENCODER, Subject
 from attar.stages.artifacts.dataset.rows import Row, Split, read_rows, split_rows
-from attar.stages.artifacts.encoder.folder import load_encoder
-from attar.stages.artifacts.encoder.texts import TextReader, texts_of
+from attar.stages.artifacts.encoder.exits import check_exits
+from attar.stages.artifacts.encoder.folder import form_of, load_encoder
+from attar.stages.artifacts.encoder.texts import TextReader, prompted, texts_of
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.subjects.examples import ExampleRows, PartOf, assembled
+from attar.stages.finetune.subjects.pools import Pooled, same_class
 from attar.stages.finetune.teacher_config import NO_CONTEXT, policy_of
 from attar.stages.finetune.training_run import TrainingRun
 from attar.stages.runtime.progress import bar
@@ -38,13 +42,14 @@ def check_encoder_training(config: FinetuneConfig, *, has_teacher: bool) -> None
         raise ValueError(
             "teacher.kind is 'random', which draws a causal language model; accepted for an encoder: input, self"
         )
-    graded = {name: "grades" in objective.requires.facts for name, objective in config.reduction.objectives.items()}
-    if any(graded.values()) and not all(graded.values()):
-        other = next(name for name, is_graded in graded.items() if not is_graded)
+    paired = {name: "pairs" in objective.requires.facts for name, objective in config.reduction.objectives.items()}
+    if any(paired.values()) and not all(paired.values()):
+        other = next(name for name, is_paired in paired.items() if not is_paired)
         raise ValueError(
-            f"objectives.{other} reads single texts, and the other objectives pairs; accepted: pair_distance alone, or without it"
+            f"objectives.{other} reads single texts, and the other objectives pairs; accepted: pair_distance and pair_contrast alone, or "
+            "neither"
         )
-    if not has_teacher and config.teacher.rule is None and not any(graded.values()):
+    if not has_teacher and config.teacher.rule is None and not any(paired.values()):
         raise ValueError(
             f"teacher.kind is {config.teacher.kind!r}, but the node has no input `teacher`, and an encoder's is not recorded; accepted: that "
             "input, or kind self"
@@ -53,7 +58,7 @@ def check_encoder_training(config: FinetuneConfig, *, has_teacher: bool) -> None
         if objective.requires.views != EMBEDDINGS:
             raise ValueError(
                 f"objectives.{name} reads {objective.requires.views} of a causal language model, and the model is an encoder; "
-                "accepted: similarity_rows, embedding_distance, token_distance, pair_distance"
+                "accepted: similarity_rows, embedding_distance, token_distance, pair_distance, pair_contrast"
             )
     if config.teacher.split is not None:
         raise ValueError("teacher.split splits classes, and the model is an encoder; accepted: null")
@@ -111,28 +116,65 @@ def sentence_parts(examples_of: Callable[[Row, str], Sequence[Sentence]]) -> Cal
 
 def build_encoder_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> TrainingRun:
     """Return the training before its first step: student, teacher and texts in place."""
+    check_exits(plan.adaptation.exits, inputs.model.facts, "adapt.exits")  # a plan may not have known its blocks
     reader = TextReader.of(inputs.model, plan.rows.max_tokens)
-    is_graded = any("grades" in objective.requires.facts for objective in plan.reduction.objectives.values())
+    prompts = form_of(inputs.model).prompts  # type: ignore[arg-type] - an encoder
+    facts = {fact for objective in plan.reduction.objectives.values() for fact in objective.requires.facts}
 
     def examples_of(row: Row, name: str) -> list[Sentence]:
-        return _pair(row, name, reader) if is_graded else [Sentence(ids) for ids in reader(texts_of([row]))]
+        if "pairs" in facts:
+            return _pair(row, name, reader, prompts, is_graded="grades" in facts)
+        alike = 1.0 if row.similarity is None else row.similarity
+        return [Sentence(ids, similarity=alike) for ids in reader(texts_of([prompted(row, prompts)]))]
 
     rows = SentenceRows.read(inputs.data, sentence_parts(examples_of))
     encoder = load_encoder(inputs.model.path, plan.dtype, plan.device)
     plan.adaptation.method(encoder.model, plan.adaptation.first_block)
-    student = EncoderStudent(encoder)
-    teacher_sources, rows = _teacher_sources(plan, inputs, student, rows)
-    return assembled(plan, student, rows, SentenceTexts(), teacher_sources, workdir)
+    student = EncoderStudent(encoder, plan.adaptation.exits)
+    pool = _pooled(plan, inputs, rows)
+    teacher_sources, rows = _teacher_sources(plan, inputs, student, pool.rows)
+    texts = SentenceTexts(plan.adaptation.exits, pool.widths)
+    sources = teacher_sources | pool.sources(recorded_vectors)
+    return assembled(pool.planned(plan), student, rows, texts, sources, workdir)
 
 
-def _pair(row: Row, name: str, reader: TextReader) -> list[Sentence]:
-    """Return a row as a pair with its grade. Raises ValueError for a row without one, or beyond -1 to 1."""
-    if row.similarity is None or not -1 <= row.similarity <= 1:
+def _pooled(plan: TrainingPlan, inputs: FinetuneInputs, rows: SentenceRows) -> Pooled:
+    """Return the texts with the vectors of a pool's teachers, weighed by how near each makes the two texts of a row."""
+    keys = list(zip(rows.sources, rows.ids, strict=True))
+    counts = Counter(keys)
+
+    def read(model: Trainable, name: str, sentences: Sequence[Sentence]) -> tuple[Tensor, Tensor]:
+        refuse_other_tokens(inputs.model.path, model.path, name)
+        teacher = load_encoder(model.path, plan.dtype, plan.device)
+        counter = bar(f"running {name}", len(sentences), "texts")
+        ids = [sentence.ids for sentence in sentences]
+        vectors = encoded(teacher, ids, plan.schedule.tokens_per_micro_batch, counter.advance)
+        return vectors, vectors
+
+    def alike(indices: Sequence[int]) -> Tensor:
+        numbers = {key: number for number, key in enumerate(counts)}
+        grades = torch.tensor([rows.train[index].similarity for index in indices])
+        if not bool((grades.abs() <= 1).all()):
+            raise ValueError(
+                f"teacher.kind is 'pool', but a pair's similarity is {float(grades.abs().max()):g}; accepted: -1 to 1"
+            )
+        return (same_class([numbers[keys[index]] for index in indices]) * grades[:, None]).fill_diagonal_(1.0)
+
+    annotated = [index for index, key in enumerate(keys) if counts[key] > 1]
+    return Pooled.of(plan.teaching.pool, inputs.teachers, rows, read, alike, annotated)
+
+
+def _pair(row: Row, name: str, reader: TextReader, prompts: tuple[str, str], *, is_graded: bool) -> list[Sentence]:
+    """Return a row as a pair. Raises ValueError for one that is none, and where grades are learned for one without, or beyond -1 to 1."""
+    if not (row.question.strip() and row.answer.strip()):
+        raise ValueError(f"{name}: row {row.id} is no pair of texts; accepted: a question and an answer a row")
+    if is_graded and (row.similarity is None or not -1 <= row.similarity <= 1):
         raise ValueError(
             f"{name}: row {row.id} has similarity {row.similarity}, and pair_distance brings a cosine to it; accepted: -1 to 1"
         )
+    row = prompted(row, prompts)
     first, second = reader([row.question, row.answer])
-    return [Sentence(first, other=second, similarity=row.similarity)]
+    return [Sentence(first, other=second, similarity=row.similarity or 0.0)]
 
 
 def _teacher_sources(

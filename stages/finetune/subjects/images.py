@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attar.compressors.distill.examples.images import LabelledImage
 from attar.compressors.distill.heads.catalogue import IMAGE_LOSSES
@@ -18,6 +18,7 @@ from attar.compressors.distill.loop.images import ImagesWithClasses
 from attar.compressors.distill.losses.classes import UNLABELLED
 from attar.compressors.distill.losses.objective import DISTRIBUTIONS, Objective
 from attar.compressors.distill.losses.views import ViewName
+from attar.compressors.distill.teachers.classifier import reading_features
 from attar.compressors.distill.teachers.image_classifier import ImageStudent
 from attar.compressors.distill.teachers.recorded import RecordedOutputs, recorded_classes
 from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself, TeacherSource
@@ -25,7 +26,7 @@ from attar.compressors.images.classifier import ImageClassifier, last_layer, log
 from attar.compressors.images.statistics import measure_anew, without_open_gates
 from attar.compressors.images.within import shape_of
 from attar.registry.artifacts.facts import Facts
-from attar.registry.artifacts.handles import ImageDatasetArtifact
+from attar.registry.artifacts.handles import ImageDatasetArtifact, Trainable
 from attar.stages.artifacts.dataset.rows import Split
 from attar.stages.artifacts.images.dataset import ImageBytes, read_image_rows
 from attar.stages.artifacts.images.fit import refuse_other_data
@@ -35,6 +36,7 @@ from attar.stages.artifacts.model.safe_folder import read_object
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.plan import Source, TrainingPlan
 from attar.stages.finetune.subjects.examples import ExampleRows, PartOf, assembled
+from attar.stages.finetune.subjects.pools import Pooled, same_class
 from attar.stages.finetune.teacher_config import NO_CONTEXT, policy_of
 from attar.stages.finetune.training_run import TrainingRun
 from attar.stages.runtime.progress import bar, note
@@ -134,11 +136,36 @@ def build_image_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -
     if count := measure_anew(classifier, pixel_batches(learned, MEASURED_AT_ONCE)):  # type: ignore[arg-type]
         note(f"{count} batch norms are measured anew on {len(learned)} training images; their statistics then stay")
     counts = Counter(example.label for example in rows.train)
-    student = ImageStudent(classifier, _heads(classifier, reader, plan.reduction.objectives, counts)).to(plan.device)
-    teacher_sources, rows = _teacher_sources(plan, inputs, student, rows)
+    heads = _heads(classifier, reader, plan.reduction.objectives, counts)
+    pool = _pooled(plan, inputs, rows)
+    student = pool.with_heads(ImageStudent(classifier, heads).to(plan.device), last_layer(classifier.model))
+    teacher_sources, rows = _teacher_sources(plan, inputs, student, pool.rows)
     class_counts = tuple(counts[label] for label in range(last_layer(classifier.model).out_features))
-    modality = ImagesWithClasses(plan.rows.augment, plan.seed, class_counts=class_counts)
-    return assembled(plan, student, rows, modality, teacher_sources, workdir)
+    modality = ImagesWithClasses(plan.rows.augment, plan.seed, class_counts=class_counts, widths=pool.widths)
+    sources = teacher_sources | pool.sources(recorded_classes)
+    return assembled(pool.planned(plan), student, rows, modality, sources, workdir)
+
+
+def _pooled(plan: TrainingPlan, inputs: FinetuneInputs, rows: ImageRows) -> Pooled:
+    """Return the images with the classes that a pool's teachers tell, weighed by how well their features tell the data's own."""
+
+    def read(model: Trainable, name: str, images: Sequence[LabelledImage]) -> tuple[Tensor, Tensor]:
+        teacher = _other(plan, inputs, Source(model=model), name)
+        counter = bar(f"running {name}", len(images), "images")
+        pixels = pixel_batches([image.pixels for image in images], plan.schedule.tokens_per_micro_batch)  # type: ignore[misc]
+        with reading_features(last_layer(teacher.model)) as features:
+            logits = logits_of(teacher, pixels, counter.advance)
+        return logits, torch.cat(features).float().cpu()
+
+    labels = [image.label for image in rows.train]
+    return Pooled.of(
+        plan.teaching.pool,
+        inputs.teachers,
+        rows,
+        read,
+        lambda indices: same_class([labels[index] for index in indices]),
+        [index for index, label in enumerate(labels) if label != UNLABELLED],
+    )
 
 
 def _heads(

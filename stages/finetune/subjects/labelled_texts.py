@@ -27,7 +27,7 @@ def examples_of_rows(model: Any, plan: TrainingPlan) -> ExamplesOf:
         return lambda row, source: [
             Sentence(ids, teacher=_grade(row, source, plan)) for ids in reader([(row.question, row.answer)])
         ]
-    is_labelled = any(map(reads_labels, plan.reduction.objectives.values()))
+    is_labelled = _is_labelled(plan)
     if model.facts.reads_words:
         return lambda row, source: _tagged(row, source, reader, labels if is_labelled else None)
 
@@ -41,7 +41,7 @@ def examples_of_rows(model: Any, plan: TrainingPlan) -> ExamplesOf:
 
 def refuse_unlabelled(train: Collection[Sentence], plan: TrainingPlan, model: Any) -> None:
     """Raise ValueError where an objective reads labels and no row has one."""
-    if not any(map(reads_labels, plan.reduction.objectives.values())):
+    if not _is_labelled(plan):
         return
     if all(label == UNLABELLED for sentence in train for label in sentence.labels):
         what, column = ("spans", "spans or columns.tags") if model.facts.reads_words else ("a class", "answer")
@@ -54,6 +54,11 @@ def reads_labels(objective: Objective) -> bool:
     """Say whether an objective reads the rows' own labels."""
     requires = objective.requires
     return "labels" in requires.facts or "labels" in requires.sources
+
+
+def _is_labelled(plan: TrainingPlan) -> bool:
+    # a pool's teachers are weighed by the data's own classes
+    return any(map(reads_labels, plan.reduction.objectives.values())) or plan.teaching.pool is not None
 
 
 def _tagged(row: Row, source: str, reader: TextReader, labels: Sequence[str] | None) -> list[Sentence]:

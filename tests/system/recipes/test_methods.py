@@ -17,10 +17,16 @@ from attar.registry.artifacts.handles import Artifact
 from attar.registry.artifacts.store import Store
 from attar.stages.finetune.training_run import MEASURE
 from tests.system.node_by_node import run_nodes
+from tests.system.recipes.encoder_smokes import EXITS, POOL, SMALL_ENCODER, encoder_quick
 from tests.system.recipes.image_smokes import IMAGE_SMOKES
 from tests.system.tiny_models import NUM_CHOOSE, NUM_HELDOUT, NUM_QUESTIONS
 
-METHODS = [name.removeprefix("methods/") for name in shipped_recipes() if name.startswith("methods/")]
+# those of denoisers, which have no loss on held-out rows, are in test_step_methods.py
+METHODS = [
+    name.removeprefix("methods/")
+    for name, path in shipped_recipes().items()
+    if name.startswith("methods/") and path.parent.name != "steps"
+]
 # enough to move a model of 32 hidden units within a dozen steps; in the flat form, whose rank means nothing where all weights learn
 QUICK = {
     "rank": 8,
@@ -72,17 +78,6 @@ def short(node: str, num_samples: int, **more: Any) -> dict[str, Any]:
     return {f"{node}.config.{name}": value for name, value in config.items()}
 
 
-def encoder_quick(node: str, num_epochs: int) -> dict[str, Any]:
-    """A training of a tiny encoder, whose blocks learn whole."""
-    schedule = {"num_epochs": num_epochs, "learning_rate": 3e-3, "tokens_per_step": 512}
-    return {
-        f"{node}.config.schedule": schedule,
-        f"{node}.config.heldout.every": 4,
-        f"{node}.config.compute": {"tokens_per_micro_batch": 1024, "precision": "float32"},
-    }
-
-
-SMALL_ENCODER = "random:bert?num_blocks=2&hidden_size=32"
 CUT = {"pruned.config.blocks": [2]}
 SMOKES = {
     "ps-kd": Smoke({"ps_kd": 1.0}, changes={**CUT, **quick()}),
@@ -191,6 +186,10 @@ SMOKES = {
             **encoder_quick("student", num_epochs=6),
         },
     ),
+    "hierarchical-self-distillation": Smoke(
+        {f"pair_contrast_exit_{depth}": depth / 3 for depth in (1, 2, 3)}, share=0.95, changes=EXITS, until="scores"
+    ),
+    "distill-weighted": Smoke({"labels": 0.5, "forward_kl_teacher_1": 0.5}, share=0.92, changes=POOL),
     **{name: Smoke(**smoke) for name, smoke in IMAGE_SMOKES.items()},
     "cross-tokenizer-alm": Smoke({"alm": 1.0}, changes=quick(learning_rate=0.003)),
     "anchored-decoding": Smoke(

@@ -44,6 +44,15 @@ def test_a_written_folder_gives_its_vectors(store: Store, family: str, form: dic
         assert torch.allclose(vectors_of(artifact.path), encoded(load_encoder(artifact.path), ids), atol=1e-6 * scale)
 
 
+def test_a_question_and_a_text_stand_behind_the_prompts_that_it_reads(store: Store) -> None:
+    prompts = {"query_prompt": "query: ", "document_prompt": "passage: "}
+    own = encoder_of(store, "random:bert?num_blocks=2&hidden_size=32", max_tokens=64, **prompts)
+    model, reader = sentence_transformers.SentenceTransformer(str(own.path), device="cpu"), TextReader(own.path, 64)
+    for encode, prompt in ((model.encode_query, "query: "), (model.encode_document, "passage: ")):
+        expected = encoded(load_encoder(own.path), reader([prompt + text for text in NAMES]))
+        assert torch.allclose(encode(list(NAMES), convert_to_tensor=True), expected, atol=1e-5)
+
+
 def test_a_folder_that_it_writes_comes_in_as_it_is(store: Store, tmp_path: Path) -> None:
     own: EncoderArtifact = encoder_of(
         store, "random:bert?num_blocks=2&hidden_size=32", is_normalized=True, max_tokens=40

@@ -17,7 +17,7 @@ from attar.compressors.distill.losses.embeddings import (
 )
 
 # Those toward a teacher's vectors: pairs have grades, and a test of their own.
-TAUGHT = [name for name in EMBEDDING_LOSSES if name != "pair_distance"]
+TAUGHT = [name for name in EMBEDDING_LOSSES if not name.startswith("pair_")]
 
 
 def views(seed: int = 0, noise: float = 0.3) -> EmbeddingViews:

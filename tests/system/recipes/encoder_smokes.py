@@ -1,0 +1,42 @@
+"""How presets of encoders and classifiers of texts are made small."""
+
+from __future__ import annotations
+
+from typing import Any
+
+SMALL_ENCODER = "random:bert?num_blocks=2&hidden_size=32"
+
+
+def encoder_quick(node: str, num_epochs: int) -> dict[str, Any]:
+    """A training of a tiny encoder, whose blocks learn whole."""
+    schedule = {"num_epochs": num_epochs, "learning_rate": 3e-3, "tokens_per_step": 512}
+    return {
+        f"{node}.config.schedule": schedule,
+        f"{node}.config.heldout.every": 4,
+        f"{node}.config.compute": {"tokens_per_micro_batch": 1024, "precision": "float32"},
+    }
+
+
+# functions that no one has read: what the exits learn of them is little, and the last learns most
+EXITS: dict[str, Any] = {
+    "original.config.source": "random:bert?num_blocks=3&hidden_size=32",
+    "functions.config.source": "docstrings:json",
+    "functions.config.max_rows": 60,
+    "functions.config.choose_fraction": 0.3,
+    "student.config.adapt.exits": [1, 2, 3],
+    "exit_2.config.format.exit": 1,
+    "exit_4.config.format.exit": 2,
+    "early.config.format.early": {"exits": [1, 2, 3], "min_agreement": 0.9},
+    **encoder_quick("student", num_epochs=8),
+}
+POOL: dict[str, Any] = {
+    "original.config.source": SMALL_ENCODER,
+    "fresh.config.source": SMALL_ENCODER,
+    "requests.config.max_rows": 80,
+    "questions.config.source": "jsonl:shipped/requests.jsonl",
+    "questions.config.verifier": "auto",
+    "questions.config.max_rows": 80,
+    "pruned.config.blocks": [1],
+    **encoder_quick("lesson", num_epochs=4),
+    **encoder_quick("student", num_epochs=6),
+}
