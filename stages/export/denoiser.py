@@ -84,7 +84,8 @@ def _difference(denoiser: Denoiser, adapters: Any, content: Path, num_images: in
         guidance = adapters.at(scales)
     with guidance:
         expected = sampled(predictor(denoiser.net), denoiser.process, noise, classes, num_steps)
-    actual = GraphSampler(open_session(content), CPU)(noise, classes, scales)
+    session = open_session(content, is_guided=adapters is not None)
+    actual = GraphSampler(session, CPU)(noise, classes, scales)
     difference = float((expected - actual).abs().max())
     metric("max_pixel_difference", difference)
     note(f"the graph's {num_images} images of {num_steps} steps are torch's to {difference:.1e}")

@@ -43,7 +43,7 @@ from attar.stages.finetune.subjects.images import build_image_run
 from attar.stages.finetune.teacher_config import policy_of, reads_record
 from attar.stages.finetune.teaching import build_rollouts, build_teacher_sources, with_hints
 from attar.stages.finetune.training_rows import Mixture, TrainingRows, with_prefix, with_teacher_states
-from attar.stages.finetune.training_run import TrainingRun
+from attar.stages.finetune.training_run import TrainingRun, freeze_named
 from attar.stages.finetune.training_work import training_flops
 from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.process_group import run_in_group
@@ -234,6 +234,7 @@ def _student(plan: TrainingPlan, model: Trainable) -> tuple[PreTrainedModel, Stu
     device = torch.device("cpu") if is_sharded else plan.device  # no device needs to hold all of it
     base = load_base(model.path, plan.dtype, device, adaptation.quantized_base)
     adapted = adaptation.method(base, adaptation.first_block)
+    freeze_named(adapted, adaptation.freeze)
     if is_sharded:
         from torch.distributed.device_mesh import init_device_mesh  # a plan need not wait for it
 

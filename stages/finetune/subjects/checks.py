@@ -41,6 +41,10 @@ def check_subject(config: FinetuneConfig, model: Facts, data: Sequence[Facts], t
         refuse_other_views(objectives)
     check_pool(config, model)
     refuse_other_data(model, data)
+    if config.rows.classes and subject is not DENOISER:
+        raise ValueError(
+            f"rows.classes is {config.rows.classes}, but the model is {subject.words}; accepted for it: none"
+        )
     if subject is DENOISER:
         check_denoiser_data(config, model, data, teacher)
     if subject is IMAGES:

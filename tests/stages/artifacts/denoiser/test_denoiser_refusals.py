@@ -18,12 +18,8 @@ from attar.stages.export.stage import export
 from attar.stages.finetune.config import FinetuneConfig
 from attar.stages.finetune.stage import finetune
 from attar.stages.ingest.model import IngestModelConfig
-from tests.stages.artifacts.denoiser.conftest import TRAINING
+from tests.stages.artifacts.denoiser.conftest import DATA, MODEL, TRAINING
 
-MODEL = {
-    "sample_size": 8, "num_labels": 4, "prediction": "v_prediction", "num_image_channels": 1, "num_timesteps": 1000,
-}  # fmt: skip
-DATA = {"image_size": (8, 8), "num_channels": 1, "num_classes": 3, "name": "shades"}
 DENOISING = {"objectives": {"denoising": 1.0}}
 
 
@@ -83,7 +79,7 @@ def test_a_source_that_no_denoiser_comes_from_is_refused(source: str, line: str)
         (DENOISING, {"image_size": (12, 12)}, (), "has images of 12 x 12, which are no multiple of the model's 8 x 8"),
         ({"objectives": {"next_token": 1.0}}, {}, (), "objectives.next_token reads distributions, and the model is a denoiser"),
         ({"objectives": {"score_distillation": 1.0, "fake_score": 1.0}}, {}, (), "reads the teacher, but the node has no input `teacher`"),
-        ({"objectives": {"fake_score": 1.0}}, {}, (), "which draw no states; accepted: score_distillation beside it"),
+        ({"objectives": {"fake_score": 1.0}}, {}, (), "which draw no states; accepted: beside it what it follows, such as score_distillation"),
         ({"objectives": {"score_distillation": 1.0}}, {}, (MODEL,), "learn by each other; accepted: both"),
         ({"objectives": {"score_distillation": 1.0, "fake_score": 1.0, "denoising": 1.0}}, {}, (MODEL,), "begin at other states"),
         (DENOISING, {}, ({**MODEL, "prediction": "epsilon"},), "the teacher's prediction is epsilon, the model's v_prediction"),
