@@ -31,6 +31,7 @@ from attar.registry.artifacts.kinds.kind_facts import (
     ScanFacts,
     VisionModelFacts,
 )
+from attar.registry.artifacts.kinds.prefix_facts import CompressorFacts, PrefixFacts
 from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES
 
 # Name of the files in a data set's `records/` that describe it: .md for people, .json for programs
@@ -147,6 +148,20 @@ class AdapterArtifact(Artifact[AdapterFacts]):
     facts_type = AdapterFacts
 
 
+class PrefixArtifact(Artifact[PrefixFacts]):
+    """`prefix.safetensors`: vectors before a prompt; `demonstrations.json`: the rows that they stand for."""
+
+    kind = "prefix"
+    facts_type = PrefixFacts
+
+
+class CompressorArtifact(Artifact[CompressorFacts]):
+    """`compressor.safetensors`: what makes such vectors of demonstrations, for one model."""
+
+    kind = "compressor"
+    facts_type = CompressorFacts
+
+
 class DatasetArtifact(Artifact[DatasetFacts]):
     """`rows.jsonl`, `logprobs/` where a teacher recorded some, a data card in `records/`."""
 
@@ -236,6 +251,7 @@ AnyGraph = OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | Image
 AnyData = DatasetArtifact | ImageDatasetArtifact
 # What is trained, folded and exported.
 Trainable = AnyModel | DenoiserArtifact
+Learned = AdapterArtifact | PrefixArtifact | CompressorArtifact  # what a training leaves
 
 # Every class above.
 KINDS: dict[str, type[Artifact]] = {kind.kind: kind for kind in Artifact.__subclasses__()}

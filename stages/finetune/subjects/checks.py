@@ -8,7 +8,7 @@ from attar.compressors.distill.heads.views import ANSWERS
 from attar.compressors.distill.losses.denoising.views import PREDICTIONS
 from attar.compressors.distill.losses.objective import Objective
 from attar.registry.artifacts.facts import Facts, several
-from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES, Subject, subject_of
+from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, DENOISER, ENCODER, IMAGES, Subject, subject_of
 from attar.stages.artifacts.classifier.class_form import shortened
 from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.finetune.config import FinetuneConfig
@@ -34,6 +34,11 @@ OWN_VIEWS: dict[str, tuple[Subject, str]] = {
 def check_subject(config: FinetuneConfig, model: Facts, data: Sequence[Facts], teacher: Sequence[Facts]) -> None:
     """Raise ValueError for what a model of this subject does not learn by, or from."""
     subject, objectives = subject_of(model), config.reduction.objectives
+    if config.adapt.stands_before and subject is not CAUSAL:
+        raise ValueError(
+            f"adapt.kind is {config.adapt.kind!r}, vectors before the prompt of a causal language model, and the model is {subject.words}; "
+            "accepted: full"
+        )
     _refuse_views_of_others(objectives, subject)
     if (check := CHECKS.get(subject)) is not None:
         check(config, has_teacher=bool(teacher) or reads_grades(config, model))
@@ -55,6 +60,11 @@ def check_same_classes(model: Facts, others: Sequence[Facts]) -> None:
     """Raise ValueError for a teacher of other classes: its distribution would be over other things."""
     own = [str(label) for label in several(model, "labels")]
     for other in others:
+        counts = [facts.get("num_classes") for facts in (model, other)]
+        if None not in counts and counts[0] != counts[1]:
+            raise ValueError(
+                f"input teacher tells {counts[1]} classes, but model tells {counts[0]}; accepted: the same classes in the same order"
+            )
         given = [str(label) for label in several(other, "labels")]
         if own and given and given != own:
             raise ValueError(
