@@ -6,19 +6,20 @@ from collections.abc import Collection, Sequence
 
 from attar.registry.artifacts.subjects import Subject
 from attar.stages.export.config import ExportConfig
+from attar.stages.export.formats.onnx import OnnxFormat
 
 CAUSAL_FIELDS = ("num_new_tokens", "min_token_agreement")
 
 
-def refuse_causal_export(
+def graph_form(
     config: ExportConfig,
     subject: Subject,
     other_inputs: Collection[str],
     *,
     accepted: str = "format.opset, num_prompts",
     more: Sequence[str] = (),
-) -> None:
-    """Raise ValueError for another format than a graph of fused operators. Also for guidance, text, and fields of written answers.
+) -> OnnxFormat:
+    """Return the graph's format. Raises ValueError for another than fused operators, guidance, text, and fields of written answers.
 
     `accepted`: the fields that say something; `more`: others beside those of written answers that say nothing.
     """
@@ -33,3 +34,4 @@ def refuse_causal_export(
         )
     if given := [name for name in (*CAUSAL_FIELDS, *more) if name in config.model_fields_set]:
         raise ValueError(f"{given[0]} is given, but the model is {what}, which writes nothing; accepted: {accepted}")
+    return config.format
