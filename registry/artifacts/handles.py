@@ -31,7 +31,8 @@ from attar.registry.artifacts.kinds.kind_facts import (
     ScanFacts,
     VisionModelFacts,
 )
-from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES
+from attar.registry.artifacts.kinds.prefix_facts import CompressorFacts, PrefixFacts
+from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES, TAGGER
 
 # Name of the files in a data set's `records/` that describe it: .md for people, .json for programs
 DATA_CARD = "data_card"
@@ -85,6 +86,25 @@ class ClassifierGraphArtifact(Artifact[ClassifierGraphFacts]):
     is_whole_model = True
     is_graph = True
     subject = CLASSIFIER
+
+
+class TaggerArtifact(Artifact[ClassifierFacts]):
+    """A Hugging Face folder of a tagger of words: config.json with the names of its tags, safetensors, tokenizer."""
+
+    kind = "tagger"
+    facts_type = ClassifierFacts
+    is_whole_model = True
+    subject = TAGGER
+
+
+class TaggerGraphArtifact(Artifact[ClassifierGraphFacts]):
+    """`model.onnx` of a tagger: token ids in, logits of the tags of each token out, config and tokenizer beside it."""
+
+    kind = "tagger_onnx"
+    facts_type = ClassifierGraphFacts
+    is_whole_model = True
+    is_graph = True
+    subject = TAGGER
 
 
 class ImageClassifierArtifact(Artifact[ImageClassifierFacts]):
@@ -145,6 +165,20 @@ class AdapterArtifact(Artifact[AdapterFacts]):
 
     kind = "adapter"
     facts_type = AdapterFacts
+
+
+class PrefixArtifact(Artifact[PrefixFacts]):
+    """`prefix.safetensors`: vectors before a prompt; `demonstrations.json`: the rows that they stand for."""
+
+    kind = "prefix"
+    facts_type = PrefixFacts
+
+
+class CompressorArtifact(Artifact[CompressorFacts]):
+    """`compressor.safetensors`: what makes such vectors of demonstrations, for one model."""
+
+    kind = "compressor"
+    facts_type = CompressorFacts
 
 
 class DatasetArtifact(Artifact[DatasetFacts]):
@@ -231,11 +265,12 @@ class ReleaseArtifact(Artifact[ReleaseFacts]):
 
 
 # What the stages that compress take: a model of any subject, its graph, and what it learns of or is measured on.
-AnyModel = ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact
-AnyGraph = OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact
+AnyModel = ModelArtifact | EncoderArtifact | ClassifierArtifact | TaggerArtifact | ImageClassifierArtifact
+AnyGraph = OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | TaggerGraphArtifact | ImageGraphArtifact
 AnyData = DatasetArtifact | ImageDatasetArtifact
 # What is trained, folded and exported.
 Trainable = AnyModel | DenoiserArtifact
+Learned = AdapterArtifact | PrefixArtifact | CompressorArtifact  # what a training leaves
 
 # Every class above.
 KINDS: dict[str, type[Artifact]] = {kind.kind: kind for kind in Artifact.__subclasses__()}
