@@ -16,12 +16,13 @@ def graph_form(
     subject: Subject,
     other_inputs: Collection[str],
     *,
+    takes: str = "none",
     accepted: str = "format.opset, num_prompts",
     more: Sequence[str] = (),
 ) -> OnnxFormat:
     """Return the graph's format. Raises ValueError for another than fused operators, guidance, text, and fields of written answers.
 
-    `accepted`: the fields that say something; `more`: others beside those of written answers that say nothing.
+    `takes`: the inputs that it has. `accepted`: the fields that say something; `more`: others beside those of written answers that say nothing.
     """
     what = subject.words
     if config.format.kind != "onnx":
@@ -30,7 +31,7 @@ def graph_form(
         raise ValueError(f"format.operators is {config.format.operators!r}, but the model is {what}; accepted: 'fused'")
     if other_inputs:
         raise ValueError(
-            f"input {next(iter(other_inputs))} is for causal language models, and the model is {what}; accepted: none"
+            f"input {next(iter(other_inputs))} is for causal language models, and the model is {what}; accepted: {takes}"
         )
     if given := [name for name in (*CAUSAL_FIELDS, *more) if name in config.model_fields_set]:
         raise ValueError(f"{given[0]} is given, but the model is {what}, which writes nothing; accepted: {accepted}")
