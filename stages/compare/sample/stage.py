@@ -81,11 +81,8 @@ def sample(config: SampleConfig, inputs: SampleInputs, workdir: Path) -> Evaluat
     for, forwards and seconds an image; a picture of some. Each finished seed is kept for a run that is interrupted. Raises ValueError for
     data without a held-out part.
     """
-    content, num_channels, side = (
-        workdir / "content",
-        inputs.model.facts.num_image_channels,
-        inputs.model.facts.sample_size,
-    )
+    content, facts = workdir / "content", inputs.model.facts
+    num_channels, side = facts.num_image_channels, facts.sample_size
     train, real = (read_images(inputs.data, split, num_channels, side) for split in ("train", config.part))
     if len(real) < 20 or not len(train):
         raise ValueError(
@@ -113,12 +110,8 @@ def sample(config: SampleConfig, inputs: SampleInputs, workdir: Path) -> Evaluat
     for name, value in headline.items():
         metric(name, value)
     _tell(evaluation, headline)
-    return EvaluationArtifact.at(
-        content,
-        EvaluationFacts(
-            format=inputs.model.kind, model_fingerprint=inputs.model.fingerprint, part=config.part, others=headline
-        ),
-    )
+    made_of = {"format": inputs.model.kind, "model_fingerprint": inputs.model.fingerprint, "part": config.part}
+    return EvaluationArtifact.at(content, EvaluationFacts(**made_of, others=headline))
 
 
 def _drawing(config: SampleConfig, inputs: SampleInputs, num_classes: int) -> Drawing:
