@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from attar.pipelines.cli.method_table import FOLDER as METHODS
-from attar.pipelines.cli.method_table import composition, method_recipes, readable
+from attar.pipelines.cli.method_table import composition, kind_of_model, method_recipes, readable
 from attar.pipelines.recipe.file import shipped_recipes
 from attar.pipelines.recipe.whole import Recipe, load_recipe
 from docs.generate.graph import recipe_svg
@@ -58,7 +58,7 @@ def _literature() -> str:
         assert card is not None, "a recipe of that folder has a card; a test holds it"
         parts += [
             f"## {card.title}",
-            f"Recipe [{code(name)}]({name}.md), paper {prose(card.paper)}.",
+            f"Recipe [{code(name)}]({name}.md), of models of kind {code(kind_of_model(recipe))}, paper {prose(card.paper)}.",
             f"**Composed of**: {composition(recipe)}.",
             f"**Reconstructed**: {card.reconstructed}",
             f"**Tested by**: {'; '.join(readable(test) for test in card.tests)}.",

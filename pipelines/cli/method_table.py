@@ -12,7 +12,7 @@ from attar.stages.ingest.model import IngestModelConfig
 
 FOLDER = "methods/"
 # What every recipe has, and says nothing of a method.
-PLAIN_STAGES = ("ingest_model", "ingest_data", "ingest_images", "prune", "scan", "merge", "finetune")
+PLAIN_STAGES = ("ingest_model", "ingest_data", "ingest_images", "prune", "scan", "merge", "finetune", "sample")
 # The node in which a method's own objective is trained.
 OWN_NODE = "student"
 
@@ -40,6 +40,8 @@ def composition(recipe: Recipe) -> str:
     parts += [f"{name} {kind}" for name, kind in kinds.items() if kind not in ("auto", "none")]
     if "teacher" in recipe.nodes[OWN_NODE].inputs:
         parts.append("teacher input")
+    if patterns := getattr(own.adapt, "freeze", ()):
+        parts.append(f"frozen {', '.join(patterns)}")
     if own.adapt.exits:
         parts.append(f"exits after {', '.join(map(str, own.adapt.exits))} blocks")
     if spelt["rollout"]["kind"] != "data":

@@ -88,6 +88,10 @@ class AllWeights(StageConfig):
     blocks: AdaptedBlocks = "all"
     """after_cut: only the block before the first removed one and those behind it learn; what lies before is run once, not every epoch."""
 
+    freeze: list[str] = []
+    """Tensors that stay bit for bit as they are, by patterns of their names, such as ["*.conv1.*", "*norm*"]; empty: none.
+    https://arxiv.org/abs/2405.20750"""
+
     exits: Exits = ()
     """Of an encoder: after how many blocks its vector is learned, such as [2, 4, 6], each exit by every objective with weight i / N of N
     blocks; the last is N. Empty: after the last block alone."""

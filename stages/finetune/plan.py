@@ -51,6 +51,7 @@ class Adaptation:
     kind: str
     rank: int  # of low-rank adapters; 0 where the base's own weights learn
     expert_rank: int  # of those on routed experts; 0 where they stay
+    freeze: tuple[str, ...]  # patterns of the names of tensors that stay
     method: AdaptMethod
     first_block: int
     quantized_base: QuantizedBase
@@ -91,6 +92,7 @@ class LearnedRows:
     max_tokens: int
     shares: tuple[float, ...]
     augment: tuple[Augmentation, ...] = ()  # how images are changed
+    classes: frozenset[int] = frozenset()  # of a denoiser: those that it learns; empty: all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +173,7 @@ class TrainingPlan:
                 max_tokens=learned.max_tokens,
                 shares=tuple(learned.shares),
                 augment=augmentations_of(learned.augment),
+                classes=frozenset(learned.classes),
             ),
             schedule=schedule_of(config.schedule, compute.tokens_per_micro_batch, device),
             average_decay=config.schedule.average_decay,
@@ -213,6 +216,7 @@ def adaptation_of(adapt: AdaptKind, facts: AnyModelFacts) -> Adaptation:
         kind=adapt.kind,
         rank=adapt.rank,
         expert_rank=adapt.expert_rank,
+        freeze=tuple(getattr(adapt, "freeze", ())),  # of weights that learn whole
         method=adapt.method,
         first_block=first_block,
         quantized_base=adapt.quantized_base,

@@ -132,6 +132,16 @@ class RowsConfig(StageConfig):
     """Of images: how each is changed, anew at every step, such as [flip, {shift: {fraction: 0.1}}, crop, erase]. Evaluations see them as
     they are."""
 
+    classes: list[int] = []
+    """Of a denoiser: the classes that are learned, images of others left out, such as a student's own among several; empty: all."""
+
+    @field_validator("classes")
+    @classmethod
+    def _different_classes(cls, value: list[int]) -> list[int]:
+        if len(set(value)) != len(value) or any(label < 0 for label in value):
+            raise ValueError(f"classes are {value}; accepted: different ones, from 0 on")
+        return value
+
     @field_validator("augment")
     @classmethod
     def _known_augmentations(cls, value: list[Component]) -> list[Component]:

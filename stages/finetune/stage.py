@@ -43,7 +43,7 @@ from attar.stages.finetune.subjects.images import build_image_run
 from attar.stages.finetune.teacher_config import policy_of, reads_record
 from attar.stages.finetune.teaching import build_rollouts, build_teacher_sources, with_hints
 from attar.stages.finetune.training_rows import Mixture, TrainingRows, with_prefix, with_teacher_states
-from attar.stages.finetune.training_run import TrainingRun
+from attar.stages.finetune.training_run import TrainingRun, freeze_named
 from attar.stages.finetune.training_work import training_flops
 from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.process_group import run_in_group
@@ -90,13 +90,9 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     for dataset in data:
         check_vocabulary(model, dataset, "recorded teacher", "accepted: a record of a model with the same tokens")
     check_adapt(config.adapt, model)
-    facts: dict[str, Any] = {"method": config.adapt.kind}
-    known = {
-        "expert_rank": config.adapt.expert_rank,
-        "exits": config.adapt.exits,
-        "vocab_size": model.get("vocab_size"),
-    }
-    facts |= {name: value for name, value in known.items() if value}
+    known = {"expert_rank": config.adapt.expert_rank, "exits": config.adapt.exits}
+    facts: dict[str, Any] = {"method": config.adapt.kind, **{name: value for name, value in known.items() if value}}
+    facts |= {"vocab_size": model["vocab_size"]} if "vocab_size" in model else {}
     facts |= guidance_facts(objectives) if config.adapt.kind == "guidance" else {}
     return Forecast(
         facts,
@@ -238,6 +234,7 @@ def _student(plan: TrainingPlan, model: Trainable) -> tuple[PreTrainedModel, Stu
     device = torch.device("cpu") if is_sharded else plan.device  # no device needs to hold all of it
     base = load_base(model.path, plan.dtype, device, adaptation.quantized_base)
     adapted = adaptation.method(base, adaptation.first_block)
+    freeze_named(adapted, adaptation.freeze)
     if is_sharded:
         from torch.distributed.device_mesh import init_device_mesh  # a plan need not wait for it
 

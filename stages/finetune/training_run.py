@@ -9,12 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
+from attar.compressors.adapt.freeze import freeze_tensors
 from attar.compressors.distill.examples.learned import LearnedExample
 from attar.compressors.distill.loop.fixed_measure import is_learned
 from attar.compressors.distill.loop.heldout import evaluate_heldout
 from attar.compressors.distill.loop.trainer import NotFiniteError, StepRecord, Trainer
 from attar.compressors.models.sharded import gather_trained
-from attar.compressors.models.trained_weights import set_weights, trained_weights
+from attar.compressors.models.trained_weights import HasParameters, set_weights, trained_weights
 from attar.stages.artifacts.dataset.rows import Row, Split
 from attar.stages.finetune.heldout_quality import heldout_quality
 from attar.stages.finetune.plan import Checkpoints, Evaluations
@@ -203,3 +204,10 @@ class TrainingRun:
         }
         self.saved_steps.write(state, self.trainer.step)
         self._saved_at = time.monotonic()
+
+
+def freeze_named(model: HasParameters, patterns: Sequence[str]) -> None:
+    """Freeze tensors of a student by their names, and tell how many. Raises ValueError as `freeze_tensors` does."""
+    if patterns:
+        num_learned = sum(parameter.requires_grad for parameter in model.parameters())
+        note(f"{len(freeze_tensors(model, patterns))} of {num_learned} tensors stay as they are")

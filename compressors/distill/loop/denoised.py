@@ -46,6 +46,7 @@ class NoisedImages:
             teachers.past,
             teachers.anchor,
             critic,
+            student.discriminator,
         )
         return {PREDICTIONS: Whole(views)}
 

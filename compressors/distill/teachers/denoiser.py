@@ -1,4 +1,4 @@
-"""A denoiser as training runs it, student or teacher. Beside a student stands a net that learns what its images are like."""
+"""A denoiser as training runs it, student or teacher. Beside a student may stand nets that learn what its images are like."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from attar.compressors.diffusion.net import Predict, predictor
 from attar.compressors.distill.examples.noised import NoisedBatch
 
-# The name of the student's net among its weights.
+# The name of the student's net among its weights, and of those beside it, which are of no use behind the training.
 NET = "model."
+BESIDE = ("critic.", "discriminator.")
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,18 @@ class Denoises:
 
 
 class DenoiserStudent(nn.Module):
-    """A net under training. With `critic` a second one beside it, which begins as that net and learns with the same optimizer."""
+    """A net under training. Beside it may stand others that learn with the same optimizer.
+
+    `critic` denoises the student's images and begins as a copy of what is given; `discriminator` tells them from real ones.
+    """
 
     reads: tuple[str, ...] = ()
 
-    def __init__(self, net: nn.Module, critic: nn.Module | None = None) -> None:
+    def __init__(self, net: nn.Module, critic: nn.Module | None = None, discriminator: nn.Module | None = None) -> None:
         super().__init__()
         self.model = net
         self.critic = None if critic is None else copy.deepcopy(critic).requires_grad_(True)
+        self.discriminator = discriminator
 
     def forward(self, batch: NoisedBatch) -> Float[Tensor, "B C H W"]:
         """Return what the net predicts at the batch's states."""

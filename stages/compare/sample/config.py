@@ -35,7 +35,7 @@ class SampleConfig(StageConfig):
     guidance_scale: float = Field(default=1.0, ge=0.0)
     """Guidance toward the class, at two forwards a step; 1: none, one forward. With the input guidance one forward at any scale it learned."""
 
-    num_images: int = Field(default=1000, ge=20)
+    num_images: int = Field(default=1000, ge=20, le=1_000_000)
     """Images drawn with each seed, the same number of each class."""
 
     batch_size: int = Field(default=100, ge=1)
@@ -50,6 +50,9 @@ class SampleConfig(StageConfig):
     part: Literal["heldout", "choose"] = "heldout"
     """Which images the drawn ones are compared with: heldout, those that are reported, or choose, those that choices are made on."""
 
+    routes: list[list[int]] = []
+    """The classes that the model draws, then those of each of `others`: every class one's, and one's alone; empty: the model draws all."""
+
     @field_validator("seeds")
     @classmethod
     def _different(cls, value: list[int]) -> list[int]:
@@ -62,9 +65,11 @@ class SampleConfig(StageConfig):
 class SampleInputs:
     """A denoiser or the graph of its sampler, and images. Their training part is for the classifier, the others to compare with.
 
+    `others`: students that draw the classes which the model does not, as `routes` says.
     `guidance`: adapters that guide the denoiser in one forward.
     """
 
     model: DenoiserArtifact | SamplerGraphArtifact
     data: ImageDatasetArtifact
+    others: tuple[DenoiserArtifact, ...] = ()
     guidance: AdapterArtifact | None = None

@@ -93,7 +93,8 @@ def opened(
     if model.is_graph:
         shape = (facts.num_image_channels, facts.sample_size, facts.sample_size)
         scale = config.guidance_scale if "min_scale" in facts else None
-        return GraphDrawing(GraphSampler(open_session(model.path), CPU), shape, config.num_steps, num_classes, scale)
+        session = GraphSampler(open_session(model.path, is_guided=scale is not None), CPU)
+        return GraphDrawing(session, shape, config.num_steps, num_classes, scale)
     denoiser, base = load_denoiser(model.path, pick_device()), cast(DenoiserArtifact, model)
     adapters = None if guidance is None else attach_guidance(denoiser, guidance, base)
     return TorchDrawing(denoiser, config, num_classes, adapters)

@@ -26,6 +26,7 @@ from attar.stages.artifacts.work_forecast import FORWARD
 from attar.stages.compare.sample.config import SampleConfig, SampleInputs
 from attar.stages.compare.sample.drawing import Drawing, opened
 from attar.stages.compare.sample.grid import write_grid
+from attar.stages.compare.sample.routes import check_routes, routed
 from attar.stages.contract import Forecast, stage
 from attar.stages.runtime.progress import bar, metric, note
 
@@ -39,6 +40,7 @@ NORMAL_95 = 1.96
 def _forecast(config: SampleConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     model, data = inputs["model"][0], inputs["data"]
     check_images(model, data)
+    check_routes(config.routes, model, inputs.get("others", ()), data[0])
     if config.guidance_scale != 1.0 and not has_any_class(model, data):
         raise ValueError(
             f"guidance_scale is {config.guidance_scale:g}, but the model has no class beside the data's that means any; accepted: 1"
@@ -93,7 +95,8 @@ def sample(config: SampleConfig, inputs: SampleInputs, workdir: Path) -> Evaluat
     num_steps = config.classifier.num_steps
     counter = bar("training the classifier", num_steps, "steps")
     classifier = trained_classifier(train.images, train.labels, num_classes, num_steps, counter.advance)
-    drawing = opened(inputs.model, config, num_classes, inputs.guidance)
+    models = (inputs.model, *inputs.others)
+    drawing = routed([opened(model, config, num_classes, inputs.guidance) for model in models], config.routes)
     seeds = [_seed(config, drawing, seed, workdir / f"seed-{seed}.pt") for seed in config.seeds]
     classified = Classified.of(classifier, real.images)
     measured = [_measures(config, classifier, classified, drawn) for drawn in seeds]
@@ -131,7 +134,7 @@ def _described(config: SampleConfig, inputs: SampleInputs) -> dict[str, Any]:
             **config.model_dump(mode="json", include={"num_images", "seeds", "classifier", "part"}),
         },
         "num_parameters": inputs.model.facts.num_parameters,
-        "disk_bytes": _disk_bytes(inputs.model.path),
+        "disk_bytes": sum(_disk_bytes(model.path) for model in (inputs.model, *inputs.others)),
         # what an evaluation of a causal model has: nothing of it is measured here
         "tasks": {},
         "right": {},

@@ -41,6 +41,10 @@ def check_subject(config: FinetuneConfig, model: Facts, data: Sequence[Facts], t
         refuse_other_views(objectives)
     check_pool(config, model)
     refuse_other_data(model, data)
+    if config.rows.classes and subject is not DENOISER:
+        raise ValueError(
+            f"rows.classes is {config.rows.classes}, but the model is {subject.words}; accepted for it: none"
+        )
     if subject is DENOISER:
         check_denoiser_data(config, model, data, teacher)
     if subject is IMAGES:
@@ -51,6 +55,11 @@ def check_same_classes(model: Facts, others: Sequence[Facts]) -> None:
     """Raise ValueError for a teacher of other classes: its distribution would be over other things."""
     own = [str(label) for label in several(model, "labels")]
     for other in others:
+        counts = [facts.get("num_classes") for facts in (model, other)]
+        if None not in counts and counts[0] != counts[1]:
+            raise ValueError(
+                f"input teacher tells {counts[1]} classes, but model tells {counts[0]}; accepted: the same classes in the same order"
+            )
         given = [str(label) for label in several(other, "labels")]
         if own and given and given != own:
             raise ValueError(

@@ -35,12 +35,12 @@ from attar.stages.finetune.distillation_config import uses_teacher
 from attar.stages.finetune.plan import Source, TrainingPlan
 from attar.stages.finetune.subjects.encoder import (
     SentenceRows,
-    check_text_training,
     refuse_other_tokens,
     refuse_vectors,
     sentence_parts,
 )
 from attar.stages.finetune.subjects.examples import assembled
+from attar.stages.finetune.subjects.limits import refuse_language_settings, refuse_no_teacher
 from attar.stages.finetune.subjects.pools import Pooled, same_class
 from attar.stages.finetune.training_run import TrainingRun
 from attar.stages.runtime.progress import bar, note
@@ -66,17 +66,13 @@ def check_classifier_training(config: FinetuneConfig, *, has_teacher: bool) -> N
                 f"objectives.{name} reads labels, which do not tell subclasses, but teacher.split splits every class; accepted: objectives toward "
                 "the teacher"
             )
-    needs_teacher = uses_teacher(objectives, None)
-    if needs_teacher and not has_teacher and config.teacher.rule is None and config.teacher.kind != "random":
-        raise ValueError(
-            f"teacher.kind is {config.teacher.kind!r}, but the node has no input `teacher`, and a classifier's is not recorded; accepted: that "
-            "input, or kind self"
-        )
+    if uses_teacher(objectives, None):
+        refuse_no_teacher(config, CLASSIFIER, has_teacher=has_teacher)
     if config.teacher.split is not None and not config.teacher.run_once:
         raise ValueError(
             "teacher.split is fitted on what the teacher makes of every text, but teacher.run_once is false; accepted: true"
         )
-    check_text_training(config, CLASSIFIER)
+    refuse_language_settings(config, CLASSIFIER)
 
 
 def reads_grades(config: FinetuneConfig, model: Facts) -> bool:
@@ -109,10 +105,8 @@ def build_classifier_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Pa
         return [Sentence(ids, label=label) for ids in reader([text])] if text.strip() else []
 
     rows = SentenceRows.read(inputs.data, sentence_parts(examples_of))
-    if reads_labels and all(sentence.label == UNLABELLED for sentence in rows.train):
-        raise ValueError(
-            "an objective reads labels, but no training row has a class; set columns.answer in ingest_data"
-        )
+    if reads_labels:
+        _refuse_single_class(rows, labels)
     classifier = load_classifier(inputs.model.path, plan.dtype, plan.device)
     plan.adaptation.method(classifier.model, plan.adaptation.first_block)
     for part in head_parts(classifier.model):  # it may be fresh: frozen, the blocks would have to learn around it
@@ -146,6 +140,19 @@ def _pooled(plan: TrainingPlan, inputs: FinetuneInputs, rows: SentenceRows) -> P
         lambda indices: same_class([labels[index] for index in indices]),
         labelled,
     )
+
+
+def _refuse_single_class(rows: SentenceRows, labels: Sequence[str]) -> None:
+    """Raise ValueError where the training rows tell no classes apart: such a training learns to say one whatever it reads."""
+    present = {sentence.label for sentence in rows.train} - {UNLABELLED}
+    if not present:
+        raise ValueError(
+            "an objective reads labels, but no training row has a class; set columns.answer in ingest_data"
+        )
+    if len(present) < 2:
+        raise ValueError(
+            f"an objective reads labels, but every training row with a class is of {labels[present.pop()]!r}; accepted: two classes or more"
+        )
 
 
 def _grade(row: Row, source: str, plan: TrainingPlan) -> Tensor | None:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from attar.compressors.diffusion.discriminator import FeatureDiscriminator
 from attar.compressors.distill.examples.noised import NoisedImage, NoisedStates
 from attar.compressors.distill.loop.denoised import NoisedImages
 from attar.compressors.distill.losses.denoising.catalogue import DENOISING_LOSSES
-from attar.compressors.distill.losses.denoising.views import CRITIC, PREDICTIONS
+from attar.compressors.distill.losses.denoising.views import (
+    CRITIC,
+    DISCRIMINATOR,
+    NOISED_DISCRIMINATOR,
+    PREDICTIONS,
+)
 from attar.compressors.distill.losses.objective import projections_read
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.denoiser import DenoiserStudent
 from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself, TeacherSource
 from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.subjects import DENOISER
 from attar.stages.artifacts.dataset.rows import Split
 from attar.stages.artifacts.denoiser.folder import Denoiser, load_denoiser
 from attar.stages.artifacts.denoiser.images import check_images, has_any_class, read_images
@@ -22,17 +29,36 @@ from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.subjects.examples import ExampleRows, PartOf, assembled
 from attar.stages.finetune.subjects.guided_denoiser import check_adaptation, guided_student, rolled_paths
-from attar.stages.finetune.teacher_config import NO_CONTEXT, policy_of
+from attar.stages.finetune.subjects.limits import refuse_language_settings
 from attar.stages.finetune.training_run import TrainingRun
 
 ACCEPTED = ", ".join(DENOISING_LOSSES)
+# Losses that learn by each other: those that read a second net, and what trains it, by the net.
+TRAINED_BY = {
+    CRITIC: "score_distillation and fake_score learn by each other; accepted: both, the second net following the first",
+    NOISED_DISCRIMINATOR: "a loss that reads a discriminator of noised images and what trains it learn by each other; accepted: both, "
+    "adversarial with is_noised or divergence_distillation, and discriminator with is_noised: true",
+    DISCRIMINATOR: "adversarial and discriminator learn by each other; accepted: both, with the same is_noised",
+}
 # Parameters of losses that the class which means any stands behind, with what asks for nothing.
 OF_ANY_CLASS = {"drop_fraction": 0.0, "guidance_scale": 1.0, "max_scale": 1.0}
 
 
 def check_denoiser_training(config: FinetuneConfig, *, has_teacher: bool) -> None:
     """Raise ValueError for what is asked of a training that a denoiser's has not."""
-    objectives = config.reduction.objectives
+    _check_objectives(config.reduction.objectives, has_teacher=has_teacher)
+    if config.teacher.kind not in ("auto", "input"):
+        raise ValueError(f"teacher.kind is {config.teacher.kind!r}; accepted for a denoiser: auto, the input `teacher`")
+    if config.teacher.run_once:
+        raise ValueError(
+            "teacher.run_once is true, but a denoiser is shown other noise at every step; accepted for it: false"
+        )
+    refuse_language_settings(config, DENOISER)
+    check_adaptation(config.adapt.kind, config.reduction.objectives)
+
+
+def _check_objectives(objectives: Mapping[str, Any], *, has_teacher: bool) -> None:
+    """Raise ValueError for losses of another kind of model, without what they read, and that do not begin alike."""
     for name, objective in objectives.items():
         if objective.requires.views != PREDICTIONS:
             raise ValueError(
@@ -42,38 +68,28 @@ def check_denoiser_training(config: FinetuneConfig, *, has_teacher: bool) -> Non
             raise ValueError(
                 f"objectives.{name} reads the teacher, but the node has no input `teacher`; accepted: that input, another denoiser"
             )
-    if not {objective.start for objective in objectives.values()} - {None}:  # type: ignore[attr-defined]
+    if not {objective.start for objective in objectives.values()} - {None}:
         raise ValueError(
-            f"objectives are {', '.join(objectives)}, which draw no states; accepted: score_distillation beside it"
+            f"objectives are {', '.join(objectives)}, which draw no states; accepted: beside it what it follows, such as score_distillation"
         )
-    if len({objective.start for objective in objectives.values()} - {None}) > 1:  # type: ignore[attr-defined]
+    if len({objective.start for objective in objectives.values()} - {None}) > 1:
         raise ValueError(
             f"objectives {', '.join(objectives)} begin at other states; accepted: those of one training, a node each for the others"
         )
-    reads = [CRITIC in objective.requires.projections for objective in objectives.values()]
-    if any(reads) and sum(reads) < 2:
-        raise ValueError(
-            "score_distillation and fake_score learn by each other; accepted: both, the second net following the first"
-        )
-    if config.teacher.kind not in ("auto", "input"):
-        raise ValueError(f"teacher.kind is {config.teacher.kind!r}; accepted for a denoiser: auto, the input `teacher`")
-    if config.teacher.context != NO_CONTEXT or config.teacher.run_once:
-        given = "run_once" if config.teacher.run_once else "context"
-        raise ValueError(f"teacher.{given} is for teachers that read text; accepted for a denoiser: none")
-    check_adaptation(config.adapt.kind, objectives)
-    if policy_of(config.rollout) is not None:
-        raise ValueError("rollout lets a model write, but a denoiser writes nothing; accepted: data")
-    if config.heldout.stop_on == "quality":
-        raise ValueError("heldout.stop_on is 'quality', which counts right answers; accepted for a denoiser: loss")
-    if config.compute.num_shards > 1 or config.compute.vocabulary_sample or config.compute.gradient_checkpointing:
-        raise ValueError(
-            "compute.num_shards, vocabulary_sample and gradient_checkpointing are for causal language models; accepted for a denoiser: none"
-        )
+    for net, line in TRAINED_BY.items():
+        readers = [objective for objective in objectives.values() if net in objective.requires.projections]
+        if len({objective.start is None for objective in readers}) == 1:
+            raise ValueError(line)
 
 
 def check_denoiser_data(config: FinetuneConfig, model: Facts, data: Sequence[Facts], teacher: Sequence[Facts]) -> None:
     """Raise ValueError for images that the denoiser does not take, and a teacher of other images or another prediction."""
     check_images(model, data)
+    num_classes = max((int(facts.get("num_classes", 0)) for facts in data), default=0)
+    if num_classes and (unknown := [label for label in config.rows.classes if label >= num_classes]):
+        raise ValueError(
+            f"rows.classes has {unknown[0]}, but the data has {num_classes} classes; accepted: 0 to {num_classes - 1}"
+        )
     for other in teacher:
         for name in ("sample_size", "num_image_channels", "num_labels", "num_timesteps", "prediction"):
             if name in other and name in model and other[name] != model[name]:
@@ -92,14 +108,15 @@ def check_denoiser_data(config: FinetuneConfig, model: Facts, data: Sequence[Fac
 NoisedRows = ExampleRows[NoisedImage]
 
 
-def _noised_parts(denoiser: Denoiser) -> Callable[[Any, str], PartOf[NoisedImage]]:
-    """Return what reads a data set's parts: images of the denoiser's channels and size, with their classes."""
+def _noised_parts(denoiser: Denoiser, classes: Collection[int]) -> Callable[[Any, str], PartOf[NoisedImage]]:
+    """Return what reads a data set's parts: images of the denoiser's channels and size, of these classes; of all where none are named."""
     num_channels, side, _ = denoiser.shape
 
     def parts_of(data: Any, name: str) -> PartOf[NoisedImage]:
         def part_of(part: Split) -> list[tuple[str, NoisedImage]] | None:
             some = read_images(data, part, num_channels, side)
-            return list(zip(some.ids, map(NoisedImage, some.images, some.labels.tolist()), strict=True)) or None
+            examples = zip(some.ids, map(NoisedImage, some.images, some.labels.tolist()), strict=True)
+            return [(name, example) for name, example in examples if not classes or example.label in classes] or None
 
         return part_of
 
@@ -110,25 +127,28 @@ def build_denoiser_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path
     """Return the training before its first step: student, teacher and images in place."""
     check_images(inputs.model.facts, [data.facts for data in inputs.data])  # what a plan could not know yet
     denoiser = load_denoiser(inputs.model.path, plan.device)
-    rows = NoisedRows.read(inputs.data, _noised_parts(denoiser))
+    rows = NoisedRows.read(inputs.data, _noised_parts(denoiser, plan.rows.classes))
     teacher = None if inputs.teacher is None else load_denoiser(inputs.teacher.path, plan.device)
     states = _states(plan, denoiser, teacher, inputs, is_heldout=False)
     if rows.heldout:
         rows.heldout[:] = _states(plan, denoiser, teacher, inputs, is_heldout=True).drawn(rows.heldout, -1)
-    critic = None
-    if CRITIC in projections_read(plan.reduction.objectives.values()):
-        assert teacher is not None, "checked before"
-        critic = teacher.net
-    student: Any = (
-        guided_student(plan, denoiser)
-        if plan.adaptation.kind == "guidance"
-        else DenoiserStudent(denoiser.net.requires_grad_(True), critic)
-    )
+    is_guided = plan.adaptation.kind == "guidance"
+    student: Any = guided_student(plan, denoiser) if is_guided else _student(plan, denoiser, teacher)
     modality, sources = (
         NoisedImages(denoiser.process, denoiser.num_labels - 1),
         _teacher_sources(plan, student, teacher),
     )
     return assembled(plan, student, rows, modality, sources, workdir, rollouts=states)
+
+
+def _student(plan: TrainingPlan, denoiser: Denoiser, teacher: Denoiser | None) -> DenoiserStudent:
+    """Return the net that learns whole, with the nets beside it that its losses read."""
+    read = projections_read(plan.reduction.objectives.values())
+    # one net serves images as they are and noised: it is told the timestep
+    tells = bool({DISCRIMINATOR, NOISED_DISCRIMINATOR} & {*read})
+    critic = teacher.net if teacher is not None and CRITIC in read else None
+    discriminator = FeatureDiscriminator(denoiser.net, denoiser.shape) if tells else None
+    return DenoiserStudent(denoiser.net.requires_grad_(True), critic, discriminator)
 
 
 def _states(

@@ -16,7 +16,7 @@ from attar.stages.artifacts.dataset.partition import shared_rows_note
 from attar.stages.artifacts.dataset.rows import Row, Split
 from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.training_rows import Mixture
-from attar.stages.finetune.training_run import TrainingRun
+from attar.stages.finetune.training_run import TrainingRun, freeze_named
 from attar.stages.runtime.progress import note
 
 E = TypeVar("E")
@@ -72,6 +72,8 @@ def assembled(
     rollouts: Any = None,
 ) -> TrainingRun:
     """Return the training of a student on examples of a modality, before its first step."""
+    if plan.adaptation.freeze:
+        freeze_named(student.model, plan.adaptation.freeze)
     trainer = Trainer(
         student,
         rows.train,
@@ -83,4 +85,12 @@ def assembled(
         rollouts=rollouts,
         average=WeightAverage(plan.average_decay, trained_weights(student)) if plan.average_decay else None,
     )
-    return TrainingRun(trainer, rows, None, workdir, heldout=plan.heldout, checkpoints=plan.checkpoints)
+    return TrainingRun(
+        trainer,
+        rows,
+        None,
+        workdir,
+        heldout=plan.heldout,
+        checkpoints=plan.checkpoints,
+        max_minutes=plan.max_minutes,
+    )

@@ -21,7 +21,12 @@ from tests.system.recipes.encoder_smokes import EXITS, POOL, SMALL_ENCODER, enco
 from tests.system.recipes.image_smokes import IMAGE_SMOKES
 from tests.system.tiny_models import NUM_CHOOSE, NUM_HELDOUT, NUM_QUESTIONS
 
-METHODS = [name.removeprefix("methods/") for name in shipped_recipes() if name.startswith("methods/")]
+# those of denoisers, which have no loss on held-out rows, are in test_step_methods.py
+METHODS = [
+    name.removeprefix("methods/")
+    for name, path in shipped_recipes().items()
+    if name.startswith("methods/") and path.parent.name != "steps"
+]
 # enough to move a model of 32 hidden units within a dozen steps; in the flat form, whose rank means nothing where all weights learn
 QUICK = {
     "rank": 8,

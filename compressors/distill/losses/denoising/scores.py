@@ -37,6 +37,37 @@ class PureNoise:
 
 
 @dataclass(frozen=True)
+class Pull:
+    """Images that a student made, and where the difference of two denoisers would have them."""
+
+    made: Float[Tensor, "B C H W"]
+    wanted: Float[Tensor, "B C H W"]
+    noised: Float[Tensor, "B C H W"]
+    times: Int[Tensor, "B"]
+
+    @staticmethod
+    def of(views: DenoisingViews, guidance_scale: float) -> Pull:
+        """Return the pull of the teacher away from the net that follows the student's images; only `made` has a gradient."""
+        batch, process = views.batch, views.process
+        made = process.clean(batch.states, batch.times, views.student)
+        with torch.no_grad():
+            times = between(batch.uniform[:, 0], process)
+            noised = process.noised(made, times, batch.noises[:, 1])
+            real, fake = (
+                process.clean(noised, times, predict(noised, times, batch.shown))
+                for predict in (views.of("teacher", guidance_scale), views.of("critic"))
+            )
+            gap = (made - real).abs().flatten(1).mean(dim=1).clamp(min=SMALLEST_GAP)
+            wanted = made - (fake - real) / gap[:, None, None, None]
+        return Pull(made, wanted, noised, times)
+
+    @property
+    def half_square(self) -> Float[Tensor, "B"]:
+        """A number an image whose slope in it is the pull."""
+        return 0.5 * mean_square(self.made - self.wanted)
+
+
+@dataclass(frozen=True)
 class ScoreDistillation:
     """grad E_t KL(student's images || teacher's), noised: E[(D_fake(x_t) - D_teacher(x_t)) / mean|x - D_teacher| dx/dtheta].
 
@@ -58,18 +89,7 @@ class ScoreDistillation:
         return batch.num_positions
 
     def terms(self, views: DenoisingViews) -> Terms:
-        batch, process = views.batch, views.process
-        made = process.clean(batch.states, batch.times, views.student)
-        with torch.no_grad():
-            times = between(batch.uniform[:, 0], process)
-            noised = process.noised(made, times, batch.noises[:, 1])
-            real, fake = (
-                process.clean(noised, times, predict(noised, times, batch.shown))
-                for predict in (views.of("teacher", self.guidance_scale), views.of("critic"))
-            )
-            gap = (made - real).abs().flatten(1).mean(dim=1).clamp(min=SMALLEST_GAP)
-            wanted = made - (fake - real) / gap[:, None, None, None]
-        return all_count(0.5 * mean_square(made - wanted))
+        return all_count(Pull.of(views, self.guidance_scale).half_square)
 
     def held_out(self, moving: Collection[ViewName]) -> Objective | None:
         return None  # its value does not fall as the student learns: nothing to judge weights by

@@ -14,14 +14,16 @@ from attar.compressors.diffusion.process import NoiseProcess
 from attar.compressors.distill.examples.noised import NoisedBatch, StartOf
 from attar.compressors.distill.losses.objective import Objective, Terms
 
-# The kind of views that a denoiser gives, and what an objective asks for that reads the second net of a student.
+# The kind of views that a denoiser gives, and what an objective asks for that reads a second net of a student: one that denoises its
+# images, and one that tells them from real ones, as they are or noised.
 PREDICTIONS = "predictions"
 CRITIC = "critic"
+DISCRIMINATOR, NOISED_DISCRIMINATOR = "discriminator", "discriminator of noised images"
 
 
 @dataclass(frozen=True)
 class DenoisingViews:
-    """The student's prediction at a batch's states, with gradient; others predict anywhere, without, the critic with its own."""
+    """The student's prediction at a batch's states, with gradient; others predict anywhere, without, the second nets with their own."""
 
     student: Float[Tensor, "B C H W"]
     batch: NoisedBatch
@@ -31,8 +33,9 @@ class DenoisingViews:
     past: Predict | None = None
     anchor: Predict | None = None
     critic: Predict | None = None
+    discriminator: Predict | None = None
 
-    def of(self, name: Literal["teacher", "past", "critic"], guidance_scale: float = 1.0) -> Predict:
+    def of(self, name: Literal["teacher", "past", "critic", "discriminator"], guidance_scale: float = 1.0) -> Predict:
         """Return a net to ask. Raises ValueError where there is none."""
         net: Predict | None = getattr(self, name)
         if net is None:

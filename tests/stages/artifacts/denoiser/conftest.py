@@ -26,6 +26,11 @@ TRAINING: dict[str, Any] = {
     "compute": {"precision": "float32"},
     "heldout": {"every": 100, "patience": 0},
 }
+# What the facts of such a denoiser and of the images say.
+MODEL = {
+    "sample_size": 8, "num_labels": 4, "prediction": "v_prediction", "num_image_channels": 1, "num_timesteps": 1000,
+}  # fmt: skip
+DATA = {"image_size": (8, 8), "num_channels": 1, "num_classes": 3, "name": "shades"}
 
 
 def images_of(store: Store, path: Path, images: np.ndarray, labels: np.ndarray, **config: Any) -> ImageDatasetArtifact:

@@ -18,12 +18,8 @@ from attar.stages.export.stage import export
 from attar.stages.finetune.config import FinetuneConfig
 from attar.stages.finetune.stage import finetune
 from attar.stages.ingest.model import IngestModelConfig
-from tests.stages.artifacts.denoiser.conftest import TRAINING
+from tests.stages.artifacts.denoiser.conftest import DATA, MODEL, TRAINING
 
-MODEL = {
-    "sample_size": 8, "num_labels": 4, "prediction": "v_prediction", "num_image_channels": 1, "num_timesteps": 1000,
-}  # fmt: skip
-DATA = {"image_size": (8, 8), "num_channels": 1, "num_classes": 3, "name": "shades"}
 DENOISING = {"objectives": {"denoising": 1.0}}
 
 
@@ -41,6 +37,21 @@ def changed(source: Path, target: Path, file: str, **changes: Any) -> Path:
         ("scheduler/scheduler_config.json", {"_class_name": "EulerDiscreteScheduler"}, "the scheduler is EulerDiscreteScheduler; accepted: DDIM"),
         ("scheduler/scheduler_config.json", {"prediction_type": "epsilon"}, "'epsilon' with rescale_betas_zero_snr, but pure noise says nothing"),
         ("scheduler/scheduler_config.json", {"timestep_spacing": "linspace"}, "timestep_spacing is 'linspace' and steps_offset 0; accepted: trailing"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**9}, "num_train_timesteps is 1000000000; accepted: 1 to 10,000"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": "many"}, "num_train_timesteps is many; accepted: 1 to 10,000"),
+        ("scheduler/scheduler_config.json", {"beta_schedule": "linear", "beta_start": "x"}, "scheduler: diffusers does not take it"),
+        ("scheduler/scheduler_config.json", {"trained_betas": [2.0] * 4, "rescale_betas_zero_snr": False}, "leave no share of the image"),
+        ("scheduler/scheduler_config.json", {"clip_sample": True, "clip_sample_range": "x"}, "accepted: numbers that DDIM computes with"),
+        (
+            "scheduler/scheduler_config.json",
+            {"prediction_type": "epsilon", "rescale_betas_zero_snr": False, "beta_schedule": "linear", "trained_betas": [0.5, 1.0]},
+            "the last state is pure noise, which says nothing of an image",
+        ),
+        ("unet/config.json", {"in_channels": 4, "out_channels": 4}, "in_channels 4; accepted: 1 or 3, of images in grey or colour"),
+        ("unet/config.json", {"layers_per_block": 10**6}, "says layers_per_block 1e+06; accepted: 1,000 blocks at most"),
+        ("unet/config.json", {"block_out_channels": [8, "x"]}, "block_out_channels [8, 'x'], layers_per_block"),
+        ("unet/config.json", {"num_class_embeds": True}, "num_class_embeds True, so that the net is told no class"),
+        ("model_index.json", {"vae": ["diffusers", "AutoencoderKL"]}, "names a vae beside unet and scheduler; accepted: a denoiser of pixels"),
         ("unet/config.json", {"sample_size": 9}, "sample_size is 9, which halving it at each level, by 2 does not divide; accepted: a multiple of 2"),
         ("unet/config.json", {"num_class_embeds": None}, "num_class_embeds None, so that the net is told no class"),
         ("unet/config.json", {"_class_name": "UNet2DConditionModel"}, "holds a UNet2DConditionModel; accepted: UNet2DModel there"),
@@ -63,7 +74,7 @@ def test_a_folder_that_is_no_such_denoiser_is_refused(
         ("random:llama", "but model.kind is 'denoiser'; accepted: folder:PATH, models:/NAME@ALIAS, random:unet"),
         ("random:unet?sample_size=15", "sample_size is 15"),
         ("random:dit?sample_size=9", "sample_size is 9, which patch_size 2 does not divide; accepted: a multiple of 2"),
-        ("random:unet?layers=3", "has layers; accepted: sample_size, num_channels"),
+        ("random:unet?layers=3", "option 'layers' is unknown; accepted: sample_size, num_channels"),
         ("random:unet?width=12", "width is 12; accepted: a multiple of 8"),
         ("models:/net@champion", "expect.sample_size is not given"),
     ],
@@ -83,12 +94,12 @@ def test_a_source_that_no_denoiser_comes_from_is_refused(source: str, line: str)
         (DENOISING, {"image_size": (12, 12)}, (), "has images of 12 x 12, which are no multiple of the model's 8 x 8"),
         ({"objectives": {"next_token": 1.0}}, {}, (), "objectives.next_token reads distributions, and the model is a denoiser"),
         ({"objectives": {"score_distillation": 1.0, "fake_score": 1.0}}, {}, (), "reads the teacher, but the node has no input `teacher`"),
-        ({"objectives": {"fake_score": 1.0}}, {}, (), "which draw no states; accepted: score_distillation beside it"),
+        ({"objectives": {"fake_score": 1.0}}, {}, (), "which draw no states; accepted: beside it what it follows, such as score_distillation"),
         ({"objectives": {"score_distillation": 1.0}}, {}, (MODEL,), "learn by each other; accepted: both"),
         ({"objectives": {"score_distillation": 1.0, "fake_score": 1.0, "denoising": 1.0}}, {}, (MODEL,), "begin at other states"),
         (DENOISING, {}, ({**MODEL, "prediction": "epsilon"},), "the teacher's prediction is epsilon, the model's v_prediction"),
         ({**DENOISING, "adapt": {"kind": "lora"}}, {}, (), "adapt.kind is 'lora', but the model is a denoiser"),
-        ({**DENOISING, "heldout": {"stop_on": "quality"}}, {}, (), "which counts right answers; accepted for a denoiser: loss"),
+        ({**DENOISING, "heldout": {"stop_on": "quality"}}, {}, (), "which checks written answers; accepted for a denoiser: loss"),
         (
             {"objectives": {"d": {"divergence": {"denoising": {"drop_fraction": 0.1}}}}}, {"num_classes": 4}, (),
             "drop_fraction is 0.1, but the model has no class beside the data's that means any",

@@ -24,8 +24,8 @@ from attar.stages.artifacts.images.folder import load_classifier, random_weights
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
 from attar.stages.evaluate.stage import evaluate
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
+from attar.stages.finetune.kept_weights import WEIGHTS_FILE
 from attar.stages.finetune.stage import finetune
-from attar.stages.finetune.training_run import WEIGHTS_FILE
 from attar.stages.ingest.images.tiny import random_classifier
 from attar.stages.merge.config import MergeConfig, MergeInputs
 from attar.stages.merge.stage import merge

@@ -37,12 +37,19 @@ def test_composition_names_components_sources_and_rollout() -> None:
     assert composition(recipe) == (
         "clipped_ratio (correct) + reverse_kl by entropy (wrong); teacher ema; teacher context sibling; rollout student"
     )
+    frozen = composition(method_recipes()["methods/gdd"])
+    assert frozen == (
+        "endpoint_distance + adversarial + discriminator; teacher input; frozen *.conv1.*, *.conv2.*, *samplers.*, *.to_out.*"
+    )
     assert readable("tests/a.py::test_it_is_so") == "it is so"
 
 
 def test_methods_are_listed_and_low_rank_ones_say_what_differs() -> None:
     rows = list_methods()
     assert [row["method"] for row in rows if row["catalogue"] == "preset"] == METHODS
+    models = {row["method"]: row["model"] for row in rows}
+    kinds = ("causal", "classifier", "denoiser", "denoiser", "")
+    assert tuple(map(models.get, ("methods/srpo", "methods/lelp", "methods/gdd", "adversarial", "slerp"))) == kinds
     low_rank = {row["method"]: row["what"] for row in rows if row["catalogue"] == "adapt method"}
     lines = [low_rank[name] for name in ("lora", "rslora", "dora")]
     assert len(set(lines)) == 3 and all(lines)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor
 
 from attar.compressors.diffusion.net import guided
-from attar.compressors.diffusion.process import CLEAN, PREDICTIONS, NoiseProcess
+from attar.compressors.diffusion.process import CLEAN, PREDICTIONS
 from attar.compressors.diffusion.sampler import Counted, sampled, unrolled
-from attar.compressors.distill.examples.noised import HIDDEN, Draws, NoisedBatch, NoisedImage, NoisedStates
+from attar.compressors.distill.examples.noised import HIDDEN, NoisedImage, NoisedStates
 from attar.compressors.distill.examples.steps import Clock
 from attar.compressors.distill.losses.denoising.endpoints import EndpointDistance
 from attar.compressors.distill.losses.denoising.noise import Denoising
@@ -20,40 +16,14 @@ from attar.compressors.distill.losses.denoising.scores import FakeScore, ScoreDi
 from attar.compressors.distill.losses.denoising.segments import SegmentConsistency
 from attar.compressors.distill.losses.denoising.views import DenoisingViews
 from attar.compressors.distill.losses.weights.coefficients import Staircase
-
-NUM_TIMESTEPS = 200
-PIXEL = (1, 1, 1)
-
-
-def process(prediction: Any = "v_prediction", **options: Any) -> NoiseProcess:
-    """Return a process whose last state is noise alone, but for epsilon, which could say nothing of it."""
-    angles = torch.linspace(0.02, 1.5 if prediction == "epsilon" else torch.pi / 2, NUM_TIMESTEPS)
-    alpha_bar = angles.cos().square()
-    if prediction != "epsilon":
-        alpha_bar[-1] = 0.0
-    return NoiseProcess.of(alpha_bar, prediction, options.pop("spacing", "trailing"), **options)
-
-
-def batch(start: Any, of: NoiseProcess, images: Tensor, seed: int = 0) -> NoisedBatch:
-    generator = torch.Generator().manual_seed(seed)
-    noises = torch.randn(len(images), 2, *images.shape[1:], generator=generator)
-    uniform = torch.rand(len(images), 4, generator=generator)
-    labels = torch.zeros(len(images), dtype=torch.long)
-    states, times, shown = start.states(of, Draws(images, labels, noises, uniform))
-    return NoisedBatch(images, states, times, shown, noises, uniform, ())
-
-
-def gaussian(of: NoiseProcess, mean: Tensor | float, deviation: Tensor | float) -> Callable[..., Tensor]:
-    """Return the exact v at noised draws of N(mean, deviation^2): what a perfect denoiser predicts."""
-
-    def predict(states: Tensor, times: Tensor, classes: Tensor) -> Tensor:
-        alpha, sigma = of.alpha[times][:, None, None, None], of.sigma[times][:, None, None, None]
-        variance = alpha**2 * deviation**2 + sigma**2
-        image = mean + alpha * deviation**2 / variance * (states - alpha * mean)
-        noise = sigma * (states - alpha * mean) / variance
-        return alpha * noise - sigma * image
-
-    return predict
+from tests.unit.compressors.distill.losses.denoising.exact_denoisers import (
+    NUM_TIMESTEPS,
+    PIXEL,
+    batch,
+    gaussian,
+    generator_views,
+    process,
+)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
@@ -173,12 +143,6 @@ def test_consistency_s_target_has_no_gradient() -> None:
         views = DenoisingViews(weight * read.states, read, of, 1, teacher=gaussian(of, 0.0, 1.0), past=past)
         gradients += torch.autograd.grad(objective.terms(views).values.sum(), weight)
     torch.testing.assert_close(*gradients)
-
-
-def generator_views(of: NoiseProcess, images: Tensor, teacher: Any, critic: Any, seed: int = 0) -> DenoisingViews:
-    """Return views of a generator whose images of noise z are `images`: of pure noise, v is their negative."""
-    read = batch(ScoreDistillation().start, of, torch.zeros(len(images), *PIXEL), seed)
-    return DenoisingViews(-images, read, of, 1, teacher=teacher, critic=critic)
 
 
 def test_score_distillation_rests_where_both_nets_agree() -> None:
