@@ -75,9 +75,7 @@ class Source:
 class Teaching:
     """Who is behind each view that is read, and what the teacher reads that the student does not."""
 
-    sources: Mapping[
-        ViewName, Source
-    ]  # those alone that an objective reads or a rollout lets write; a recorded teacher is none of them
+    sources: Mapping[ViewName, Source]  # those that an objective reads or a rollout lets write, not a recorded one
     reads_record: bool
     is_run_once: bool
     split: Split | None  # of a classifier: how the teacher's classes are split; None: they are not
