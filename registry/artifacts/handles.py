@@ -31,15 +31,17 @@ from attar.registry.artifacts.kinds.kind_facts import (
     ScanFacts,
     VisionModelFacts,
 )
-from attar.registry.artifacts.kinds.prefix_facts import CompressorFacts, PrefixFacts
+from attar.registry.artifacts.kinds.prefix_facts import CompressorArtifact, PrefixArtifact
 from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES, TAGGER
 
-# Name of the files in a data set's `records/` that describe it: .md for people, .json for programs
-DATA_CARD = "data_card"
+DATA_CARD = (
+    "data_card"  # name of the files in a data set's `records/` that describe it: .md for people, .json for programs
+)
 TRIALS = "trials"  # name of the table in a merged model's `records/` that says what was tried
 FLIPS = "flips.jsonl"  # name of the file of a behaviour check that holds the texts of what changed, a line each
-# Name of the file of a release that holds all figures of the version, as MLflow writes its tables
-FIGURES = "figures.json"
+FIGURES = (
+    "figures.json"  # name of the file of a release that holds all figures of the version, as MLflow writes its tables
+)
 
 
 class ModelArtifact(Artifact[ModelFacts]):
@@ -165,20 +167,6 @@ class AdapterArtifact(Artifact[AdapterFacts]):
 
     kind = "adapter"
     facts_type = AdapterFacts
-
-
-class PrefixArtifact(Artifact[PrefixFacts]):
-    """`prefix.safetensors`: vectors before a prompt; `demonstrations.json`: the rows that they stand for."""
-
-    kind = "prefix"
-    facts_type = PrefixFacts
-
-
-class CompressorArtifact(Artifact[CompressorFacts]):
-    """`compressor.safetensors`: what makes such vectors of demonstrations, for one model."""
-
-    kind = "compressor"
-    facts_type = CompressorFacts
 
 
 class DatasetArtifact(Artifact[DatasetFacts]):

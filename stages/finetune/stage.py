@@ -240,8 +240,7 @@ def _student(plan: TrainingPlan, model: Trainable) -> tuple[PreTrainedModel, Stu
     is_sharded = plan.passes.num_shards > 1
     device = torch.device("cpu") if is_sharded else plan.device  # no device needs to hold all of it
     base = load_base(model.path, plan.dtype, device, adaptation.quantized_base)
-    adapted = adaptation.method(base, adaptation.first_block)
-    freeze_named(adapted, adaptation.freeze)
+    adapted = freeze_named(adaptation.method(base, adaptation.first_block), adaptation.freeze)
     if is_sharded:
         from torch.distributed.device_mesh import init_device_mesh  # a plan need not wait for it
 

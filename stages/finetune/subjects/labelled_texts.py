@@ -40,7 +40,7 @@ def examples_of_rows(model: Any, plan: TrainingPlan) -> ExamplesOf:
 
 
 def refuse_unlabelled(train: Collection[Sentence], plan: TrainingPlan, model: Any) -> None:
-    """Raise ValueError where an objective reads labels that no row has, or that tell no classes apart: it would learn to say that one alone."""
+    """Raise ValueError where an objective reads labels that no row has, or of a single class. Such a training learns to say that one alone."""
     if not _is_labelled(plan):
         return
     present = {label for sentence in train for label in sentence.labels} - {UNLABELLED}
