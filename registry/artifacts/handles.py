@@ -32,7 +32,7 @@ from attar.registry.artifacts.kinds.kind_facts import (
     VisionModelFacts,
 )
 from attar.registry.artifacts.kinds.prefix_facts import CompressorFacts, PrefixFacts
-from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES
+from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES, TAGGER
 
 # Name of the files in a data set's `records/` that describe it: .md for people, .json for programs
 DATA_CARD = "data_card"
@@ -86,6 +86,25 @@ class ClassifierGraphArtifact(Artifact[ClassifierGraphFacts]):
     is_whole_model = True
     is_graph = True
     subject = CLASSIFIER
+
+
+class TaggerArtifact(Artifact[ClassifierFacts]):
+    """A Hugging Face folder of a tagger of words: config.json with the names of its tags, safetensors, tokenizer."""
+
+    kind = "tagger"
+    facts_type = ClassifierFacts
+    is_whole_model = True
+    subject = TAGGER
+
+
+class TaggerGraphArtifact(Artifact[ClassifierGraphFacts]):
+    """`model.onnx` of a tagger: token ids in, logits of the tags of each token out, config and tokenizer beside it."""
+
+    kind = "tagger_onnx"
+    facts_type = ClassifierGraphFacts
+    is_whole_model = True
+    is_graph = True
+    subject = TAGGER
 
 
 class ImageClassifierArtifact(Artifact[ImageClassifierFacts]):
@@ -246,8 +265,8 @@ class ReleaseArtifact(Artifact[ReleaseFacts]):
 
 
 # What the stages that compress take: a model of any subject, its graph, and what it learns of or is measured on.
-AnyModel = ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact
-AnyGraph = OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact
+AnyModel = ModelArtifact | EncoderArtifact | ClassifierArtifact | TaggerArtifact | ImageClassifierArtifact
+AnyGraph = OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | TaggerGraphArtifact | ImageGraphArtifact
 AnyData = DatasetArtifact | ImageDatasetArtifact
 # What is trained, folded and exported.
 Trainable = AnyModel | DenoiserArtifact
