@@ -42,6 +42,8 @@ from attar.registry.artifacts.handles import PrefixArtifact
 from attar.registry.artifacts.handles import ReleaseArtifact
 from attar.registry.artifacts.handles import SamplerGraphArtifact
 from attar.registry.artifacts.handles import ScanArtifact
+from attar.registry.artifacts.handles import TaggerArtifact
+from attar.registry.artifacts.handles import TaggerGraphArtifact
 from attar.registry.artifacts.handles import VisionModelArtifact
 
 __version__: str
@@ -64,7 +66,7 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | DenoiserArtifact:
+    ) -> ModelArtifact | EncoderArtifact | ClassifierArtifact | TaggerArtifact | ImageClassifierArtifact | DenoiserArtifact:
         """Bring a model in as a plain safetensors folder."""
 
     def ingest_data(
@@ -109,7 +111,7 @@ class Stages:
     def scan(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | TaggerArtifact | ImageClassifierArtifact | Source,
         data: DatasetArtifact | ImageDatasetArtifact | Source,
         metrics: Sequence[str] = ...,
         sizes: Sequence[int] = ...,
@@ -129,7 +131,7 @@ class Stages:
     def prune(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | TaggerArtifact | ImageClassifierArtifact | Source,
         scan: ScanArtifact | Source | None = None,
         data: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
         num_blocks: int = 0,
@@ -145,7 +147,7 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact:
+    ) -> ModelArtifact | EncoderArtifact | ClassifierArtifact | TaggerArtifact | ImageClassifierArtifact:
         """Remove blocks of a model. The result loads and runs like any other of its family, which is tried on what was written."""
 
     def narrow(
@@ -441,10 +443,10 @@ class Stages:
     def finetune(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | DenoiserArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | TaggerArtifact | ImageClassifierArtifact | DenoiserArtifact | Source,
         data: DatasetArtifact | ImageDatasetArtifact | Source | Sequence[DatasetArtifact | ImageDatasetArtifact | Source],
-        teacher: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | DenoiserArtifact | Source | None = None,
-        teachers: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | DenoiserArtifact | Source | Sequence[ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | DenoiserArtifact | Source] = (),
+        teacher: ModelArtifact | EncoderArtifact | ClassifierArtifact | TaggerArtifact | ImageClassifierArtifact | DenoiserArtifact | Source | None = None,
+        teachers: ModelArtifact | EncoderArtifact | ClassifierArtifact | TaggerArtifact | ImageClassifierArtifact | DenoiserArtifact | Source | Sequence[ModelArtifact | EncoderArtifact | ClassifierArtifact | TaggerArtifact | ImageClassifierArtifact | DenoiserArtifact | Source] = (),
         anchor: ModelArtifact | Source | None = None,
         fitted: FittedArtifact | Source | None = None,
         start: CompressorArtifact | Source | None = None,
@@ -553,7 +555,7 @@ class Stages:
     def merge(
         self,
         *,
-        base: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | DenoiserArtifact | Source | None = None,
+        base: ModelArtifact | EncoderArtifact | ClassifierArtifact | TaggerArtifact | ImageClassifierArtifact | DenoiserArtifact | Source | None = None,
         students: AdapterArtifact | ModelArtifact | Source | Sequence[AdapterArtifact | ModelArtifact | Source],
         dev: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
         method: str = "fold",
@@ -565,7 +567,7 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | DenoiserArtifact:
+    ) -> ModelArtifact | EncoderArtifact | ClassifierArtifact | TaggerArtifact | ImageClassifierArtifact | DenoiserArtifact:
         """Make one plain model of a base and its students. One that does not write takes the weights that were trained on it."""
 
     def rejoin(
@@ -582,7 +584,7 @@ class Stages:
     def export(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | DenoiserArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | TaggerArtifact | ImageClassifierArtifact | DenoiserArtifact | Source,
         data: DatasetArtifact | ImageDatasetArtifact | Source,
         guidance: AdapterArtifact | Source | None = None,
         text: DatasetArtifact | Source | None = None,
@@ -594,13 +596,13 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact | SamplerGraphArtifact:
+    ) -> OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | TaggerGraphArtifact | ImageGraphArtifact | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact | SamplerGraphArtifact:
         """Write a model in the form that a runtime reads, and compare that with torch on real prompts."""
 
     def quantize(
         self,
         *,
-        model: OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | Source,
+        model: OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | TaggerGraphArtifact | ImageGraphArtifact | Source,
         data: DatasetArtifact | ImageDatasetArtifact | Source,
         text: DatasetArtifact | Source | None = None,
         limits: Mapping[str, Any],
@@ -616,7 +618,7 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact:
+    ) -> OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | TaggerGraphArtifact | ImageGraphArtifact:
         """Quantize an exported graph and compare it with the float one: KL, greedy agreement, perplexity, size, speed."""
 
     def quantize_torch(
@@ -640,11 +642,11 @@ class Stages:
     def evaluate(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | TaggerArtifact | ImageClassifierArtifact | OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | TaggerGraphArtifact | ImageGraphArtifact | Source,
         tasks: DatasetArtifact | ImageDatasetArtifact | Source | Sequence[DatasetArtifact | ImageDatasetArtifact | Source] = (),
         text: DatasetArtifact | Source | None = None,
         original: ModelArtifact | Source | None = None,
-        beside: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | Source | None = None,
+        beside: ModelArtifact | EncoderArtifact | ClassifierArtifact | TaggerArtifact | ImageClassifierArtifact | OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | TaggerGraphArtifact | ImageGraphArtifact | Source | None = None,
         baseline: EvaluationArtifact | Source | None = None,
         form: ModelArtifact | OnnxArtifact | GgufArtifact | Source | None = None,
         prefix: PrefixArtifact | Source | None = None,
@@ -733,12 +735,12 @@ class Stages:
     def register(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | DenoiserArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | TaggerArtifact | ImageClassifierArtifact | DenoiserArtifact | Source,
         evaluation: EvaluationArtifact | Source,
         baseline: EvaluationArtifact | Source,
-        onnx: OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | SamplerGraphArtifact | Source | Sequence[OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | SamplerGraphArtifact | Source] = (),
+        onnx: OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | TaggerGraphArtifact | ImageGraphArtifact | SamplerGraphArtifact | Source | Sequence[OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | TaggerGraphArtifact | ImageGraphArtifact | SamplerGraphArtifact | Source] = (),
         onnx_evaluation: EvaluationArtifact | Source | Sequence[EvaluationArtifact | Source] = (),
-        forms: OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | SamplerGraphArtifact | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact | Source | Sequence[OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | SamplerGraphArtifact | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact | Source] = (),
+        forms: OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | TaggerGraphArtifact | ImageGraphArtifact | SamplerGraphArtifact | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact | Source | Sequence[OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | TaggerGraphArtifact | ImageGraphArtifact | SamplerGraphArtifact | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact | Source] = (),
         comparison: ComparisonArtifact | Source | None = None,
         behaviour: BehaviourArtifact | Source | None = None,
         name: str,

@@ -9,16 +9,19 @@ from typing import Any
 from attar.registry.artifacts.delivery import delivered
 from attar.registry.artifacts.handles import KINDS, Artifact
 from attar.registry.artifacts.store import Store
-from attar.stages.artifacts.classifier.class_form import has_head
+from attar.stages.artifacts.classifier.class_form import head_of
 from attar.stages.artifacts.encoder.modules_file import MODULES
 from attar.stages.contract import InputSlot, NoInputs
 from attar.stages.ingest.bare_paths import data_source, model_source
-from attar.stages.ingest.classifier import ClassifierModel
 from attar.stages.ingest.data import FORMS as DATA_FORMS
 from attar.stages.ingest.data import IngestDataConfig, ingest_data
 from attar.stages.ingest.encoder import SentenceModel
+from attar.stages.ingest.heads import ClassifierModel, TaggerModel
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
 from attar.stages.ingest.source_line import FORMS as MODEL_FORMS
+
+# What a folder with a head over classes is taken as, by the kind of the head.
+HEADS = {"classifier": ClassifierModel(kind="classifier"), "tagger": TaggerModel(kind="tagger")}
 
 
 def slot_value(slot: InputSlot, given: Any, store: Store, stage_name: str) -> Any:
@@ -49,8 +52,8 @@ def _artifact(slot: InputSlot, value: Any, store: Store, where: str) -> Artifact
             config = IngestModelConfig(source=model_source(text))
             if "encoder" in kinds and (path / MODULES).is_file():
                 config = IngestModelConfig(source=model_source(text), model=SentenceModel())
-            elif "classifier" in kinds and (path / "config.json").is_file() and has_head(path):
-                config = IngestModelConfig(source=model_source(text), model=ClassifierModel(kind="classifier"))
+            elif (path / "config.json").is_file() and (head := head_of(path)) is not None and head.kind in kinds:
+                config = IngestModelConfig(source=model_source(text), model=HEADS[head.kind])
             return ingest_model.execute(config, NoInputs(), store).artifact
         if "dataset" in kinds and (path.is_file() or text.partition(":")[0] in DATA_FORMS):
             return ingest_data.execute(IngestDataConfig(source=data_source(text)), NoInputs(), store).artifact

@@ -1,4 +1,4 @@
-"""A classifier of texts: a transformer that sees both sides of a token, and a head over classes."""
+"""A classifier of texts or words: a transformer that sees both sides of a token, and a head over classes."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class TextClassifier(nn.Module):
 
     A head with `num_subclasses` outputs a class, class by class, is summed: a class's logit is the log of their summed exponentials.
     A head of a single output reads pairs of texts: of "apart" the logit is 0, of "alike" that output, so that its sigmoid is the share of "alike".
+    A head over words, a tagger's, gives a row a token: what is [B, C] of texts is [B, T, C] of their tokens.
     """
 
     def __init__(self, model: PreTrainedModel, num_subclasses: int = 1) -> None:
@@ -36,17 +37,17 @@ class TextClassifier(nn.Module):
         """Where its weights lie."""
         return self.model.device
 
-    def forward(self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]) -> Float[Tensor, "B C"]:
+    def forward(self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]) -> Float[Tensor, "B ... C"]:
         """Return the logits of a batch padded on the right."""
         return of_classes(self.outputs(input_ids, attention_mask), self.num_subclasses)
 
-    def outputs(self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]) -> Float[Tensor, "B CS"]:
+    def outputs(self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]) -> Float[Tensor, "B ... CS"]:
         """Return what the head gives, a number for each subclass."""
         more = {} if self._separator is None else {"token_type_ids": segments(input_ids, self._separator)}
         return self.model(input_ids=input_ids, attention_mask=attention_mask, **more).logits
 
     @torch.inference_mode()
-    def embed(self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]) -> Float[Tensor, "B C"]:
+    def embed(self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]) -> Float[Tensor, "B ... C"]:
         """Return the logits without gradient."""
         return self(input_ids, attention_mask)
 
@@ -81,12 +82,14 @@ def head_parts(model: PreTrainedModel) -> list[nn.Module]:
     return [*([] if pooler is None else [pooler]), *(part for part in model.children() if part is not own)]
 
 
-def with_head(encoder: PreTrainedModel, names: Sequence[str], seed: int) -> PreTrainedModel:
-    """Return the encoder under its family's head for these outputs, whose weights are drawn with `seed`.
+def with_head(
+    encoder: PreTrainedModel, names: Sequence[str], seed: int, reader: str = "AutoModelForSequenceClassification"
+) -> PreTrainedModel:
+    """Return the encoder under its family's head for these outputs, whose weights are drawn with `seed`. `reader`: transformers' word for such heads.
 
     Raises ValueError for an encoder whose parts are not those that the family's classifier reads.
     """
-    from transformers import AutoModelForSequenceClassification  # there since the encoder is
+    import transformers  # there since the encoder is
 
     config = copy.deepcopy(encoder.config)
     config.id2label, config.label2id = dict(enumerate(names)), {name: index for index, name in enumerate(names)}
@@ -94,7 +97,7 @@ def with_head(encoder: PreTrainedModel, names: Sequence[str], seed: int) -> PreT
     # transformers initialises from the global generator; forked, so that the caller's stays as it was
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForSequenceClassification.from_config(config, dtype=encoder.dtype)
+        model = getattr(transformers, reader).from_config(config, dtype=encoder.dtype)
     report = getattr(model, model.base_model_prefix).load_state_dict(encoder.state_dict(), strict=False, assign=True)
     if wrong := [name for name in (*report.missing_keys, *report.unexpected_keys) if not name.startswith(POOLER)]:
         raise ValueError(f"{type(model).__name__} does not read what the encoder holds: {wrong[0]}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -121,14 +121,36 @@ def encoded(
     on_batch: Callable[[int], None] = lambda count: None,
 ) -> Float[Tensor, "N D"]:
     """Return the vectors of texts given as token ids, in their order, in float32 on the CPU. Raises ValueError for a text without tokens."""
-    if empty := [index for index, ids in enumerate(texts) if not ids]:
-        raise ValueError(f"text {empty[0]} has no tokens; accepted: texts with one at least")
     vectors: Tensor | None = None
-    for batch in length_batches(texts, tokens_per_batch):
-        made = runner.embed(*pad_right([texts[index] for index in batch], runner.device)).float().cpu()
+    for batch, made in _made(runner, texts, tokens_per_batch):
         if vectors is None:
             vectors = torch.zeros(len(texts), made.shape[1])
         vectors[batch] = made
         on_batch(len(batch))
     assert vectors is not None, "there are texts"
     return vectors
+
+
+def token_rows(
+    runner: EmbeddingRunner,
+    texts: Sequence[Sequence[int]],
+    tokens_per_batch: int = TOKENS_PER_BATCH,
+    on_batch: Callable[[int], None] = lambda count: None,
+) -> list[Float[Tensor, "T C"]]:
+    """Return what a runner makes of each token of texts, as `encoded` does of each text."""
+    rows: list[Tensor] = [torch.empty(0)] * len(texts)
+    for batch, made in _made(runner, texts, tokens_per_batch):
+        for position, index in enumerate(batch):
+            rows[index] = made[position, : len(texts[index])].clone()
+        on_batch(len(batch))
+    return rows
+
+
+def _made(
+    runner: EmbeddingRunner, texts: Sequence[Sequence[int]], tokens_per_batch: int
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Yield batches of texts, by index, with what a runner makes of them. Raises ValueError for a text without tokens."""
+    if empty := [index for index, ids in enumerate(texts) if not ids]:
+        raise ValueError(f"text {empty[0]} has no tokens; accepted: texts with one at least")
+    for batch in length_batches(texts, tokens_per_batch):
+        yield batch, runner.embed(*pad_right([texts[index] for index in batch], runner.device)).float().cpu()

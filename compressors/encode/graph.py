@@ -1,4 +1,4 @@
-"""Trace a model that reads whole texts into one ONNX graph. An encoder with its pooling inside, a classifier with its head."""
+"""Trace a model that reads whole texts into one ONNX graph. An encoder with its pooling inside, a classifier or tagger with its head."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TracedEncoder(nn.Module):
 
 
 class TracedClassifier(nn.Module):
-    """A classifier whose attention is one node a block. In: token ids and their mask. Out: a logit a class."""
+    """A classifier whose attention is one node a block. In: token ids and their mask. Out: a logit a class, of a tagger for each token."""
 
     def __init__(self, classifier: TextClassifier, hidden: Hidden) -> None:
         super().__init__()
@@ -69,11 +69,11 @@ def export_encoder(encoder: SentenceEncoder, opset: int = OPSETS[1]) -> ir.Model
     return traced_graph(lambda hidden: TracedEncoder(encoder, hidden), encoder.model, shapes, opset)
 
 
-def export_classifier(classifier: TextClassifier, opset: int = OPSETS[1]) -> ir.Model:
-    """Return the graph of a classifier as `export_encoder` does; its subclasses are summed inside."""
+def export_classifier(classifier: TextClassifier, opset: int = OPSETS[1], *, reads_words: bool = False) -> ir.Model:
+    """Return the graph of a classifier as `export_encoder` does; its subclasses are summed inside. `reads_words`: a row a token."""
     num_outputs: Any = classifier.model.config.num_labels
     num_classes = num_outputs // classifier.num_subclasses
-    shapes = {LOGITS: ["batch_size", num_classes]}
+    shapes = {LOGITS: ["batch_size", *(["sequence_length"] if reads_words else []), num_classes]}
     return traced_graph(lambda hidden: TracedClassifier(classifier, hidden), classifier.model, shapes, opset)
 
 

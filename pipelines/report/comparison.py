@@ -40,9 +40,11 @@ COLUMNS = (
     Column("prefill ms", "prefill_seconds", 1e3, 0, True),
     Column("decode ms/token", "decode_seconds_per_token", 1e3, 1, True),
 )
-# Shown where a model has them: an encoder or a classifier, which have few of the others.
+# Shown where a model has them: an encoder, a classifier or a tagger, which have few of the others.
 ENCODER_COLUMNS = (
     Column("macro F1", "macro_f1", 1.0, 3, False),
+    Column("span F1", "span_f1", 1.0, 3, False),
+    Column("words tagged right %", "token_accuracy", 100.0, 1, False),
     Column("calibration error", "calibration_error", 1.0, 3, True),
     Column("Spearman", "spearman", 1.0, 3, False),
     Column("pairs", "num_pairs", 1.0, 0, False, is_count=True),
@@ -226,8 +228,10 @@ def _form(evaluation: dict[str, Any]) -> str:
         "model": "torch",
         "encoder": "torch",
         "classifier": "torch",
+        "tagger": "torch",
         "encoder_onnx": "onnx",
         "classifier_onnx": "onnx",
+        "tagger_onnx": "onnx",
         "image_classifier": "torch",
         "image_onnx": "onnx",
     }.get(form, form)

@@ -31,15 +31,17 @@ from attar.registry.artifacts.kinds.kind_facts import (
     ScanFacts,
     VisionModelFacts,
 )
-from attar.registry.artifacts.kinds.prefix_facts import CompressorFacts, PrefixFacts
-from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES
+from attar.registry.artifacts.kinds.prefix_facts import CompressorArtifact, PrefixArtifact
+from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES, TAGGER
 
-# Name of the files in a data set's `records/` that describe it: .md for people, .json for programs
-DATA_CARD = "data_card"
+DATA_CARD = (
+    "data_card"  # name of the files in a data set's `records/` that describe it: .md for people, .json for programs
+)
 TRIALS = "trials"  # name of the table in a merged model's `records/` that says what was tried
 FLIPS = "flips.jsonl"  # name of the file of a behaviour check that holds the texts of what changed, a line each
-# Name of the file of a release that holds all figures of the version, as MLflow writes its tables
-FIGURES = "figures.json"
+FIGURES = (
+    "figures.json"  # name of the file of a release that holds all figures of the version, as MLflow writes its tables
+)
 
 
 class ModelArtifact(Artifact[ModelFacts]):
@@ -86,6 +88,25 @@ class ClassifierGraphArtifact(Artifact[ClassifierGraphFacts]):
     is_whole_model = True
     is_graph = True
     subject = CLASSIFIER
+
+
+class TaggerArtifact(Artifact[ClassifierFacts]):
+    """A Hugging Face folder of a tagger of words: config.json with the names of its tags, safetensors, tokenizer."""
+
+    kind = "tagger"
+    facts_type = ClassifierFacts
+    is_whole_model = True
+    subject = TAGGER
+
+
+class TaggerGraphArtifact(Artifact[ClassifierGraphFacts]):
+    """`model.onnx` of a tagger: token ids in, logits of the tags of each token out, config and tokenizer beside it."""
+
+    kind = "tagger_onnx"
+    facts_type = ClassifierGraphFacts
+    is_whole_model = True
+    is_graph = True
+    subject = TAGGER
 
 
 class ImageClassifierArtifact(Artifact[ImageClassifierFacts]):
@@ -146,20 +167,6 @@ class AdapterArtifact(Artifact[AdapterFacts]):
 
     kind = "adapter"
     facts_type = AdapterFacts
-
-
-class PrefixArtifact(Artifact[PrefixFacts]):
-    """`prefix.safetensors`: vectors before a prompt; `demonstrations.json`: the rows that they stand for."""
-
-    kind = "prefix"
-    facts_type = PrefixFacts
-
-
-class CompressorArtifact(Artifact[CompressorFacts]):
-    """`compressor.safetensors`: what makes such vectors of demonstrations, for one model."""
-
-    kind = "compressor"
-    facts_type = CompressorFacts
 
 
 class DatasetArtifact(Artifact[DatasetFacts]):
@@ -246,8 +253,8 @@ class ReleaseArtifact(Artifact[ReleaseFacts]):
 
 
 # What the stages that compress take: a model of any subject, its graph, and what it learns of or is measured on.
-AnyModel = ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact
-AnyGraph = OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact
+AnyModel = ModelArtifact | EncoderArtifact | ClassifierArtifact | TaggerArtifact | ImageClassifierArtifact
+AnyGraph = OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | TaggerGraphArtifact | ImageGraphArtifact
 AnyData = DatasetArtifact | ImageDatasetArtifact
 # What is trained, folded and exported.
 Trainable = AnyModel | DenoiserArtifact

@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Subject:
-    """What a model works on. `form`: facts that every such model and graph has from the start, and no model of another subject."""
+    """What a model works on. `form`: facts that every such model and graph has from the start; models of no other subject have the first."""
 
     name: str
     words: str
@@ -19,11 +19,14 @@ class Subject:
 CAUSAL = Subject("causal", "a causal language model")
 ENCODER = Subject("encoder", "an encoder", form=("pooling", "is_normalized", "max_tokens"))
 DENOISER = Subject("denoiser", "a denoiser", form=("sample_size", "num_labels", "prediction"))
+# A classifier of words: what is of classifiers is of taggers, whose labels are tags.
+TAGGER = Subject("tagger", "a tagger", form=("reads_words", "labels", "num_subclasses", "max_tokens"))
 CLASSIFIER = Subject("classifier", "a classifier", form=("labels", "num_subclasses", "reads_pairs", "max_tokens"))
 
 IMAGES = Subject("image_classifier", "an image classifier", form=("image_size", "num_channels", "num_classes"))
 
-SUBJECTS = (CAUSAL, ENCODER, CLASSIFIER, IMAGES, DENOISER)
+# In the order in which facts are asked: those of a tagger name labels too.
+SUBJECTS = (CAUSAL, ENCODER, TAGGER, CLASSIFIER, IMAGES, DENOISER)
 
 
 def subject_of(facts: Mapping[str, Any]) -> Subject:

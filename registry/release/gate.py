@@ -92,6 +92,8 @@ THRESHOLDS = {
     "min_mrr_retention": ("mrr", False),
     # of classifiers, beside accuracy
     "min_macro_f1_retention": ("macro_f1", False),
+    # of taggers, beside accuracy
+    "min_span_f1_retention": ("span_f1", False),
     "max_embed_latency_ratio": ("embed_seconds", True),
     "max_batch_latency_ratio": ("embed_seconds_32", True),
     # of image classifiers
@@ -102,9 +104,10 @@ THRESHOLDS = {
     "min_recall_retention": ("recall", False),
     "max_forwards_ratio": ("num_forwards", True),
 }
-# Those of them that encoders alone have, and those of classifiers.
+# Those of them that encoders alone have, those of classifiers, and of taggers.
 ENCODER_METRICS = {"spearman", "mrr", "embed_seconds", "embed_seconds_32"}
 CLASSIFIER_METRICS = {"accuracy", "macro_f1", "spearman", "embed_seconds", "embed_seconds_32"}
+TAGGER_METRICS = {"accuracy", "span_f1", "embed_seconds", "embed_seconds_32"}
 # And those that image classifiers have.
 IMAGE_METRICS = {"accuracy", "image_seconds", "image_seconds_32"}
 DENOISER_METRICS = {"frechet_distance", "recall", "num_forwards", "image_seconds"}

@@ -109,12 +109,19 @@ def classification_signature() -> ModelSignature:
     return ModelSignature(Schema([ColSpec(DataType.string)]), outputs)
 
 
+def tagging_signature() -> ModelSignature:
+    """Return the signature of MLflow's own pipeline over a tagger. A text in, the tags of its tokens, with commas between them, out."""
+    text = Schema([ColSpec(DataType.string)])
+    return ModelSignature(text, text)
+
+
 # By MLflow's word for what a model does.
 SIGNATURES = {
     "text-generation": text_generation_signature,
     "feature-extraction": embedding_signature,
     "image-classification": classification_signature,
     "text-classification": classification_signature,
+    "token-classification": tagging_signature,
 }
 
 

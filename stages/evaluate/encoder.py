@@ -16,7 +16,7 @@ from attar.compressors.measure.ranking import cosines, ranked
 from attar.registry.artifacts.facts import Facts, several
 from attar.registry.artifacts.handles import EvaluationArtifact
 from attar.registry.artifacts.kinds.kind_facts import EvaluationFacts
-from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, subject_of
+from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, TAGGER, subject_of
 from attar.stages.artifacts.dataset.measured_data import unique_names
 from attar.stages.artifacts.encoder.folder import form_of
 from attar.stages.artifacts.encoder.texts import TextReader
@@ -36,6 +36,7 @@ RESULT = "evaluation.json"
 QUESTIONS_OF = {
     ENCODER: "pairs with a similarity, or questions with their texts",
     CLASSIFIER: "texts with the names of their classes as answers, or graded pairs",
+    TAGGER: "texts with their spans",
 }
 # Context at which the FLOPs of a token are counted: about the length of a sentence or two.
 NUM_CONTEXT_TOKENS = 64

@@ -13,7 +13,7 @@ from attar.compressors.measure.paired import paired_retention, share
 from attar.registry.artifacts.handles import Artifact
 from attar.registry.release.figures import HIGH, LOW
 from attar.registry.release.gate import Ratio
-from attar.stages.evaluate.class_scores import classifier_ratios
+from attar.stages.evaluate.classes.scores import class_ratios
 from attar.stages.evaluate.headline import TIMES, bits_per_byte
 from attar.stages.evaluate.images.drawn import drawn_ratios
 from attar.stages.evaluate.question_pairs import paired_right
@@ -28,7 +28,7 @@ def evaluation_of(artifact: Artifact) -> dict[str, Any]:
 def paired_ratios(candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[str, Ratio]:
     """Return candidate / baseline by metric as far as an interval can be told; evaluations of earlier versions tell fewer."""
     ratios = {"accuracy": accuracy_ratio(candidate, baseline), "perplexity": _perplexity_ratio(candidate, baseline)}
-    ratios |= encoder_ratios(candidate, baseline) | classifier_ratios(candidate, baseline)
+    ratios |= encoder_ratios(candidate, baseline) | class_ratios(candidate, baseline)
     ratios |= drawn_ratios(candidate, baseline)
     ratios |= {name: _time_ratio(name, candidate, baseline) for name in (*TIMES, *EMBED_TIMES, *IMAGE_TIMES)}
     return {name: ratio for name, ratio in ratios.items() if ratio is not None}

@@ -17,7 +17,7 @@ from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.fingerprint import digest, folder_digests
 from attar.registry.artifacts.handles import EvaluationArtifact
 from attar.registry.artifacts.kinds.kind_facts import EvaluationFacts
-from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, IMAGES, subject_of
+from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, IMAGES, TAGGER, subject_of
 from attar.stages.artifacts.dataset.measured_data import in_turn, names_ahead, plain_text, question_rows, unique_names
 from attar.stages.artifacts.dataset.partition import shared_rows_note
 from attar.stages.artifacts.dataset.rows import Row, read_rows, split_rows
@@ -32,7 +32,8 @@ from attar.stages.artifacts.work_forecast import FORWARD, TOKENS_PER_ROW, num_qu
 from attar.stages.contract import Forecast, stage
 from attar.stages.evaluate.answering import Answering, by_kind, guessed_share, named_tasks
 from attar.stages.evaluate.blocks import Blocks, ask_in_blocks, order_seed
-from attar.stages.evaluate.classifier import evaluate_classifier
+from attar.stages.evaluate.classes.classifier import evaluate_classifier
+from attar.stages.evaluate.classes.tagger import evaluate_tagger
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs, Measured, refuse_provider
 from attar.stages.evaluate.encoder import encoder_evaluation_forecast, evaluate_encoder
 from attar.stages.evaluate.headline import headline_metrics
@@ -47,9 +48,10 @@ from attar.stages.runtime.progress import bar, metric, note
 
 RESULT = "evaluation.json"
 # How models of another subject than causal text are forecast and measured.
-TEXTS = dict.fromkeys((ENCODER, CLASSIFIER), encoder_evaluation_forecast)
+TEXTS = dict.fromkeys((ENCODER, CLASSIFIER, TAGGER), encoder_evaluation_forecast)
 FORECASTS = {**TEXTS, IMAGES: image_evaluation_forecast}
-MEASURES = {ENCODER: evaluate_encoder, CLASSIFIER: evaluate_classifier, IMAGES: evaluate_images}
+TEXT_MEASURES = {ENCODER: evaluate_encoder, CLASSIFIER: evaluate_classifier, TAGGER: evaluate_tagger}
+MEASURES = {**TEXT_MEASURES, IMAGES: evaluate_images}
 
 
 def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -97,7 +99,7 @@ def _outside(config: EvaluateConfig) -> str:
 def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> EvaluationArtifact:
     """Measure accuracy, perplexity, sizes, FLOPs a token, latency alone and served, and what the model is worth as a draft.
 
-    Of an encoder rank correlation, MRR, nDCG and recall; of a classifier accuracy, macro F1 and calibration error; size, and seconds a text.
+    Of an encoder rank correlation and retrieval; of a classifier accuracy, macro F1 and calibration; of a tagger F1 of spans; size, seconds a text.
     With a prefix all of it behind its vectors, and the KL to the model that reads the demonstrations instead.
     Raises ValueError when a text that it drafted, in float32, is not the original's own.
     """

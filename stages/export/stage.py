@@ -17,8 +17,9 @@ from attar.registry.artifacts.handles import (
     ModelArtifact,
     OpenVinoArtifact,
     SamplerGraphArtifact,
+    TaggerGraphArtifact,
 )
-from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, DENOISER, ENCODER, IMAGES, Subject, subject_of
+from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, DENOISER, ENCODER, IMAGES, TAGGER, Subject, subject_of
 from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.contract import Forecast, stage
 from attar.stages.export.classifier import export_classifier_graph
@@ -32,18 +33,21 @@ from attar.stages.export.rooms import ROOMS
 FORECASTS = {
     ENCODER: encoder_graph_forecast,
     CLASSIFIER: encoder_graph_forecast,
+    TAGGER: encoder_graph_forecast,
     IMAGES: image_graph_forecast,
     DENOISER: sampler_graph_forecast,
 }
 RUNS: dict[Subject, Callable[..., AnyGraph | SamplerGraphArtifact]] = {
     ENCODER: export_encoder_graph,
     CLASSIFIER: export_classifier_graph,
+    TAGGER: export_classifier_graph,
     IMAGES: export_image_graph,
     DENOISER: export_sampler_graph,
 }
 GRAPHS: dict[Subject, type[Artifact]] = {
     ENCODER: EncoderGraphArtifact,
     CLASSIFIER: ClassifierGraphArtifact,
+    TAGGER: TaggerGraphArtifact,
     IMAGES: ImageGraphArtifact,
     DENOISER: SamplerGraphArtifact,
 }
@@ -81,7 +85,7 @@ def export(
     compressed_tensors: a folder in 8 or 4 bits, codes chosen on the data's training rows, the loss held to limits on its held-out ones.
     openvino, ctranslate2: a folder in the runtime's own form, in floats or 8 bits, which that runtime reads beside torch.
     Of an encoder a graph that pools and normalizes itself, compared by its vectors; of a classifier, of texts or images, one that gives a
-    logit a class; of a denoiser its whole sampler, compared by its images.
+    logit a class; of a tagger one that gives a logit a tag for each token; of a denoiser its whole sampler, compared by its images.
     Raises ValueError for a family that the format cannot say, and when the text or the logits differ.
     """
     if (run := RUNS.get(inputs.model.subject)) is not None:

@@ -75,7 +75,7 @@ class Source:
 class Teaching:
     """Who is behind each view that is read, and what the teacher reads that the student does not."""
 
-    sources: Mapping[ViewName, Source]  # those that are read, or that write; a recorded teacher is none of them
+    sources: Mapping[ViewName, Source]  # those alone that an objective reads or a rollout lets write; none is recorded
     reads_record: bool
     is_run_once: bool
     split: Split | None  # of a classifier: how the teacher's classes are split; None: they are not
@@ -97,15 +97,12 @@ class LearnedRows:
 
 @dataclass(frozen=True, kw_only=True)
 class Passes:
-    """How the forward and backward passes of a step are computed. `vocabulary_sample`: entries that are compared; 0: all.
-
-    `num_shards`: processes that hold a part of the blocks each.
-    """
+    """How the forward and backward passes of a step are computed. `vocabulary_sample`: entries that are compared; 0: all."""
 
     is_packed: bool
     gradient_checkpointing: bool
     vocabulary_sample: int
-    num_shards: int = 1
+    num_shards: int = 1  # processes that hold a part of the blocks each
 
 
 @dataclass(frozen=True, kw_only=True)

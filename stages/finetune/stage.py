@@ -21,7 +21,7 @@ from attar.compressors.models.sharded import shard_blocks
 from attar.compressors.models.trained_weights import WeightAverage, trained_weights
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import AdapterArtifact, Learned, Trainable
-from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES, subject_of
+from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES, TAGGER, subject_of
 from attar.stages.artifacts.mixed_subjects import refuse_mixed
 from attar.stages.artifacts.model.folder import load_base, load_tokenizer
 from attar.stages.contract import Forecast, check_covers, check_vocabulary, stage
@@ -51,12 +51,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # How the training of models of another subject than causal text is put together.
-BUILDS = {
-    ENCODER: build_encoder_run,
-    CLASSIFIER: build_classifier_run,
-    IMAGES: build_image_run,
-    DENOISER: build_denoiser_run,
-}
+BUILDS = {ENCODER: build_encoder_run, IMAGES: build_image_run, DENOISER: build_denoiser_run}
+BUILDS |= dict.fromkeys((CLASSIFIER, TAGGER), build_classifier_run)
 # What writes adapters that PEFT does not know, by the kind of `adapt`.
 WRITES = {"guidance": write_guidance}
 
@@ -244,8 +240,7 @@ def _student(plan: TrainingPlan, model: Trainable) -> tuple[PreTrainedModel, Stu
     is_sharded = plan.passes.num_shards > 1
     device = torch.device("cpu") if is_sharded else plan.device  # no device needs to hold all of it
     base = load_base(model.path, plan.dtype, device, adaptation.quantized_base)
-    adapted = adaptation.method(base, adaptation.first_block)
-    freeze_named(adapted, adaptation.freeze)
+    adapted = freeze_named(adaptation.method(base, adaptation.first_block), adaptation.freeze)
     if is_sharded:
         from torch.distributed.device_mesh import init_device_mesh  # a plan need not wait for it
 

@@ -1,24 +1,20 @@
-"""A classifier of texts as it comes in. A folder with a head over classes, or an encoder that gets a fresh one."""
+"""A classifier of texts or a tagger of words as it comes in. A folder with a head over classes, or an encoder that gets a fresh one."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import Field, field_validator
 
 from attar.compressors.encode.classifier import TextClassifier, with_head
 from attar.compressors.encode.encoder import Pooling
 from attar.registry.artifacts.facts import Facts
-from attar.registry.artifacts.handles import Artifact, ClassifierArtifact
 from attar.stages.artifacts.classifier.class_form import (
-    PAIR_FORM,
     ClassForm,
-    has_head,
+    head_of,
     read_class_form,
     shortened,
-    wrong_names,
 )
 from attar.stages.artifacts.classifier.folder import (
     classifier_facts,
@@ -33,8 +29,8 @@ from attar.stages.artifacts.encoder.proof import probe_vectors, prove_encoder
 from attar.stages.artifacts.model.folder import load_tokenizer, quiet_transformers
 from attar.stages.artifacts.model.safe_folder import refuse_unsafe
 from attar.stages.artifacts.model.tokenizer_files import companion_bytes, refuse_no_tokenizer, without_rows
-from attar.stages.contract import StageConfig
 from attar.stages.ingest.encoder import check_text_source, cut_length, text_limit, write_tokenizer
+from attar.stages.ingest.heads import HeadModel
 from attar.stages.ingest.source_line import ModelSource, random_options, source_folder
 from attar.stages.ingest.tiny_model import random_encoder
 from attar.stages.runtime.progress import note
@@ -43,102 +39,47 @@ if TYPE_CHECKING:
     import transformers
 
 
-class ClassifierModel(StageConfig):
-    """A model that puts a text into one of several classes."""
-
-    kind: Literal["classifier"]
-    """A model that puts a text into one of several classes."""
-
-    labels: list[str] = []
-    """Names of the classes in the order of the logits; empty: as config.json names them. An encoder without a head over classes gets a
-    fresh one of these."""
-
-    num_subclasses: int = Field(default=1, ge=1, le=64)
-    """Of a fresh head: its outputs a class, which are summed. Above 1 for a student of a teacher whose classes are split."""
-
-    seed: int = Field(default=0, ge=0)
-    """Of a fresh head: what its weights are drawn with."""
-
-    max_tokens: int = Field(default=0, ge=0)
-    """Where texts are cut, special tokens included; 0: as the tokenizer says, without that at the last position that the model has."""
-
-    artifact: ClassVar[type[Artifact[Any]]] = ClassifierArtifact
-
-    @field_validator("labels")
-    @classmethod
-    def _names(cls, value: list[str]) -> list[str]:
-        for wrong in wrong_names(value):
-            raise ValueError(wrong)
-        return value
-
-    @property
-    def fresh_form(self) -> ClassForm | None:
-        """The classes of a fresh head; None where none are named."""
-        return ClassForm(labels=tuple(self.labels), num_subclasses=self.num_subclasses) if self.labels else None
-
-
-class PairScorerModel(StageConfig):
-    """A model that reads two texts at once and says how alike they are: a cross-encoder."""
-
-    kind: Literal["pair_scorer"]
-    """A model that reads two texts at once and says how alike they are, by one logit; an encoder gets a fresh head of one output."""
-
-    seed: int = Field(default=0, ge=0)
-    """Of a fresh head: what its weights are drawn with."""
-
-    max_tokens: int = Field(default=0, ge=0)
-    """Where pairs are cut, both texts and special tokens together; 0: as the tokenizer says, without that at the last position."""
-
-    artifact: ClassVar[type[Artifact[Any]]] = ClassifierArtifact
-    labels: ClassVar[tuple[str, ...]] = ()
-    num_subclasses: ClassVar[int] = 1
-    fresh_form: ClassVar[ClassForm | None] = PAIR_FORM
-
-
-Head = ClassifierModel | PairScorerModel
-
-
-def check_classifier_source(source: ModelSource, config: Head, strip_from_names: list[str]) -> None:
+def check_classifier_source(source: ModelSource, config: HeadModel, strip_from_names: list[str]) -> None:
     """Raise ValueError for a source that no classifier comes from, or that has no head and no labels."""
     check_text_source(source, strip_from_names, config.kind)
     if source.scheme == "random" and config.fresh_form is None:
+        accepted = "a kind of span" if config.kind == "tagger" else "two names"
         raise ValueError(
-            "model.labels is empty, and a random: model has no labels of its own; accepted: two names at least"
+            f"model.labels is empty, and a random: model has no labels of its own; accepted: {accepted} at least"
         )
 
 
-def classifier_forecast(source: ModelSource, config: Head) -> Facts:
+def classifier_forecast(source: ModelSource, config: HeadModel) -> Facts:
     """Return the facts that can be told before fetching. Raises ValueError for a folder whose classes have no names."""
     fresh = config.fresh_form
     if source.scheme == "random" and fresh is not None:
         with torch.device("meta"):
             model = random_encoder(source.parts["family"], **random_options(source))[0]
-            head = with_head(model, fresh.output_names, config.seed)
+            head = with_head(model, fresh.output_names, config.seed, config.head.reader)
         return classifier_facts(head, fresh, cut_length(model.config, config.max_tokens))
     if source.scheme == "folder":
         folder = source.path
         refuse_unsafe(folder)
         refuse_no_tokenizer(folder)
         form = _form(folder, config)
-        if has_head(folder):
+        if head_of(folder) is not None:
             return folder_facts(folder, form, text_limit(folder, config.max_tokens))
         refuse_no_encoder(folder)
-        model = with_head(read_whole(folder, "auto", device_map="meta"), form.output_names, config.seed)
+        model = _under_head(read_whole(folder, "auto", device_map="meta"), form, config.seed)
         return classifier_facts(model, form, text_limit(folder, config.max_tokens, model.config))
     # where texts are cut is known when the model is there
     return {name: value for name, value in fresh.facts(0).items() if name != "max_tokens"} if fresh is not None else {}
 
 
-def ingest_classifier(
-    source: ModelSource, config: Head, sha256: str, scratch: Path, content: Path
-) -> ClassifierArtifact:
-    """Write the classifier of a source as transformers lays it out, and prove it. Raises ValueError as `load_classifier` does."""
+def ingest_classifier(source: ModelSource, config: HeadModel, sha256: str, scratch: Path, content: Path) -> Any:
+    """Write the classifier or tagger of a source as transformers lays it out, and prove it. Raises ValueError as `load_classifier` does."""
     quiet_transformers()
     folder = source_folder(source, sha256, scratch)
     if folder is None:
-        assert config.fresh_form is not None, "a random model without labels is refused while the recipe loads"
+        form = config.fresh_form
+        assert form is not None, "a random model without labels is refused while the recipe loads"
         encoder, tokenizer = random_encoder(source.parts["family"], **random_options(source))
-        model, form = with_head(encoder, config.fresh_form.output_names, config.seed), config.fresh_form
+        model = _under_head(encoder, form, config.seed)
         longest = cut_length(model.config, config.max_tokens)
     else:
         refuse_unsafe(folder)
@@ -151,9 +92,13 @@ def ingest_classifier(
                 "accepted: one that has"
             )
         longest = text_limit(folder, config.max_tokens, model.config)
+    if form.reads_words and not tokenizer.is_fast:
+        raise ValueError(
+            f"{folder}: its tokenizer does not tell where tokens are in a text; accepted for a tagger: one with tokenizer.json"
+        )
     if form.reads_pairs:  # by which the tokens of the second text are known
         model.config.sep_token_id = tokenizer.sep_token_id
-    is_fresh = folder is None or not has_head(folder)
+    is_fresh = folder is None or head_of(folder) is None
     classifier = TextClassifier(with_names(model, form), form.num_subclasses).eval()
     expected = probe_vectors(classifier, "ingest_model")
     artifact = save_classifier(classifier, content)
@@ -164,27 +109,21 @@ def ingest_classifier(
     head = (
         f"; the head is fresh, drawn with seed {config.seed}: train it before anything is measured" if is_fresh else ""
     )
-    what = (
-        "a scorer of pairs"
-        if form.reads_pairs
-        else f"a classifier of {len(form.labels)} classes, {shortened(form.labels)}"
-    )
+    what = "a scorer of pairs" if form.reads_pairs else f"a {config.kind} of {_names(form)}"
     note(f"{what}; texts cut at {longest} tokens{head}")
     beyond = {"num_tokens_without_row": len(without_rows(tokenizer)) or None}
     facts = artifact.facts | form.facts(longest) | beyond
-    return ClassifierArtifact.at(content, facts, companion_bytes=companion_bytes(content))
+    return config.artifact.at(content, facts, companion_bytes=companion_bytes(content))
 
 
-def _form(folder: Path, config: Head) -> ClassForm:
+def _form(folder: Path, config: HeadModel) -> ClassForm:
     """Return the classes of a folder, or those of the head that it gets. Raises ValueError where nothing names them."""
-    if has_head(folder):
-        form = read_class_form(folder, config.labels)
+    if (head := head_of(folder)) is not None:
+        if head is not config.head:
+            raise ValueError(f"model.kind is {config.kind!r}, but {folder} has {head.words}; accepted: {head.kind}")
+        form = read_class_form(folder, config.given)
         if form.reads_pairs != (config.kind == "pair_scorer"):
-            has = (
-                "one output, which scores pairs"
-                if form.reads_pairs
-                else f"{len(form.labels)} classes, {shortened(form.labels)}"
-            )
+            has = "one output, which scores pairs" if form.reads_pairs else _names(form)
             kind = "pair_scorer" if form.reads_pairs else "classifier"
             raise ValueError(f"model.kind is {config.kind!r}, but {folder} has a head of {has}; accepted: {kind}")
         if config.num_subclasses not in (1, form.num_subclasses):
@@ -194,15 +133,23 @@ def _form(folder: Path, config: Head) -> ClassForm:
         return form
     if config.fresh_form is None:
         raise ValueError(
-            f"model.labels is empty, but {folder} has no head over classes to take them from; accepted: the names of a fresh head's classes"
+            f"model.labels is empty, but {folder} has no {config.head.words.removeprefix('a ')} to take them from; "
+            "accepted: the names of a fresh head's classes"
         )
     return config.fresh_form
 
 
-def _model(folder: Path, config: Head, form: ClassForm) -> transformers.PreTrainedModel:
-    if has_head(folder):
+def _names(form: ClassForm) -> str:
+    return f"{len(form.labels)} {'tags' if form.reads_words else 'classes'}, {shortened(form.labels)}"
+
+
+def _model(folder: Path, config: HeadModel, form: ClassForm) -> transformers.PreTrainedModel:
+    if head_of(folder) is not None:
         return load_classifier(folder, form=form).model
     refuse_no_encoder(folder)
     # no vector is made of its states here: any pooling does
-    encoder = load_encoder(folder, form=SentenceForm(pooling=Pooling())).model
-    return with_head(encoder, form.output_names, config.seed)
+    return _under_head(load_encoder(folder, form=SentenceForm(pooling=Pooling())).model, form, config.seed)
+
+
+def _under_head(encoder: transformers.PreTrainedModel, form: ClassForm, seed: int) -> transformers.PreTrainedModel:
+    return with_head(encoder, form.output_names, seed, form.head.reader)

@@ -21,9 +21,9 @@ from attar.stages.artifacts.dataset.rows import content_key, split_rows, write_r
 from attar.stages.artifacts.work_forecast import size_of_file
 from attar.stages.contract import Forecast, NoInputs, StageConfig, stage
 from attar.stages.ingest.hub_id import hub_cure
+from attar.stages.ingest.records.columns import ColumnsConfig
 from attar.stages.ingest.records.delimited_table import DELIMITERS, read_table, size_of_table
 from attar.stages.ingest.records.docstrings import packages_digest, read_docstrings
-from attar.stages.ingest.records.labels import AnswerForm
 from attar.stages.ingest.records.record_sources import (
     HUB,
     HUB_PATTERN,
@@ -55,36 +55,6 @@ GENERATED = ("reasoning_gym", "template")
 LOCAL = ("jsonl", "csv", "tsv", "parquet", "text")  # a file here
 # Our own small data sets lie in the folder of that name beside this file.
 SHIPPED = "shipped/"
-
-
-class ColumnsConfig(StageConfig):
-    """Which columns hold what."""
-
-    question: str = "question"
-    """Column with the question or instruction."""
-
-    answer: str = "answer"
-    """Column with the reference answer: text, or for multiple choice the text, letter or index (from 0) of the right choice."""
-
-    choices: str = "choices"
-    """Column with the list of choices, or `{text: [...], label: [...]}`; rows without it are open questions. Where `is_correct` marks one
-    choice as right, an answer beside it must name that one, and may be left out."""
-
-    answer_form: AnswerForm = "auto"
-    """How an answer names its choice: text; index counts from 0, number from 1. auto: by the whole file; what two ways read otherwise is
-    refused."""
-
-    similarity: str = ""
-    """Column with a number: how alike the texts in `question` and `answer` are. Rows are pairs of sentences then."""
-
-    positives: str = ""
-    """Column with a list of ids: the texts of a corpus (another data set, of `text` rows) that answer the question. It needs no answer."""
-
-    row_id: str = ""
-    """Column with a row's own id, by which `positives` of another data set name it; empty: rows are numbered."""
-
-    messages: str = ""
-    """Column with a conversation (role/content or from/value); empty: messages or conversations, where there is no question column."""
 
 
 class IngestDataConfig(StageConfig):
@@ -183,8 +153,8 @@ def _outside(config: IngestDataConfig) -> str:
 def ingest_data(config: IngestDataConfig, inputs: NoInputs, workdir: Path) -> DatasetArtifact:
     """Bring a data set in as checkable questions and answers, or as the turns of conversations.
 
-    Raises ValueError, naming file and row, for a row that lacks a named column, holds no text where text is wanted, or an answer that
-    names no choice or is ambiguous; and when nothing is left.
+    Raises ValueError, naming file and row, for a row that lacks a named column, holds no text where text is wanted, a span that is not
+    verbatim in its text, or an answer that names no choice or is ambiguous; and when nothing is left.
     """
     typed = typed_rows(_records(config), _columns(config))
     if not typed.rows:

@@ -17,13 +17,7 @@ from attar.stages.artifacts.model.size_forecast import DTYPE_BYTES, stored_bytes
 from attar.stages.artifacts.model.tokenizer_files import add_tokenizer_files, companion_bytes, refuse_changed_tokens
 from attar.stages.contract import Forecast, NoInputs, StageConfig, default_kind, stage
 from attar.stages.ingest.arrival import arrival_facts
-from attar.stages.ingest.classifier import (
-    ClassifierModel,
-    PairScorerModel,
-    check_classifier_source,
-    classifier_forecast,
-    ingest_classifier,
-)
+from attar.stages.ingest.classifier import check_classifier_source, classifier_forecast, ingest_classifier
 from attar.stages.ingest.encoder import (
     CausalModel,
     SentenceModel,
@@ -31,6 +25,7 @@ from attar.stages.ingest.encoder import (
     encoder_forecast,
     ingest_encoder,
 )
+from attar.stages.ingest.heads import HEAD_KINDS, ClassifierModel, PairScorerModel, TaggerModel
 from attar.stages.ingest.images.denoiser import ImageDenoiser, check_denoiser_source, denoiser_forecast, ingest_denoiser
 from attar.stages.ingest.images.model import (
     STATE_DICT,
@@ -55,15 +50,13 @@ from attar.stages.runtime.progress import bar
 # Of models of another kind than causal text: what is told ahead, and how they come in.
 FORECASTS: dict[str, Callable[[ModelSource, Any], Facts]] = {
     "encoder": encoder_forecast,
-    "classifier": classifier_forecast,
-    "pair_scorer": classifier_forecast,
+    **dict.fromkeys(HEAD_KINDS, classifier_forecast),
     "image_classifier": image_forecast,
     "denoiser": denoiser_forecast,
 }
 INGESTS: dict[str, Callable[..., Any]] = {
     "encoder": ingest_encoder,
-    "classifier": ingest_classifier,
-    "pair_scorer": ingest_classifier,
+    **dict.fromkeys(HEAD_KINDS, ingest_classifier),
     "image_classifier": ingest_image_classifier,
     "denoiser": ingest_denoiser,
 }
@@ -77,14 +70,20 @@ class IngestModelConfig(StageConfig):
     (or /FOLDER/), hub:OWNER/NAME@REVISION, models:/NAME@ALIAS, random:FAMILY."""
 
     model: Annotated[
-        CausalModel | SentenceModel | ClassifierModel | PairScorerModel | ImageClassifierModel | ImageDenoiser,
+        CausalModel
+        | SentenceModel
+        | ClassifierModel
+        | PairScorerModel
+        | TaggerModel
+        | ImageClassifierModel
+        | ImageDenoiser,
         Field(discriminator="kind"),
         default_kind("causal"),
     ] = CausalModel()
     """What it is: {kind: causal}, a language model that writes, {kind: encoder, pooling: mean}, which makes vectors of texts,
-    {kind: classifier, labels: [yes, no]}, which puts texts into classes, {kind: pair_scorer}, which says how alike two texts are (both of an
-    encoder with a fresh head where it has none), {kind: image_classifier}, which tells what is on an image, or {kind: denoiser}, which makes
-    images of noise."""
+    {kind: classifier, labels: [yes, no]}, which puts texts into classes, {kind: pair_scorer}, which says how alike two texts are,
+    {kind: tagger, labels: [Drug, Effect]}, which tells spans of texts (all three of an encoder with a fresh head where it has none),
+    {kind: image_classifier}, which tells what is on an image, or {kind: denoiser}, which makes images of noise."""
 
     sha256: str = ""
     """Expected sha256 of the model file (gguf and wheel sources), 64 hexadecimal digits; empty: not checked against the recipe."""
@@ -129,7 +128,7 @@ class IngestModelConfig(StageConfig):
         if self.model.kind == "encoder":
             check_text_source(parse_source(self.source), self.strip_from_names)
         head: Any = self.model
-        if head.kind in ("classifier", "pair_scorer"):
+        if head.kind in HEAD_KINDS:
             check_classifier_source(parse_source(self.source), head, self.strip_from_names)
         if head.kind == "image_classifier":
             check_image_source(parse_source(self.source), head, self.strip_from_names)

@@ -14,7 +14,7 @@ import torch
 from attar.compressors.merge.methods import check_num_models
 from attar.registry.artifacts.facts import Facts, several
 from attar.registry.artifacts.handles import AdapterArtifact, Artifact, ModelArtifact, Trainable
-from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES, Subject, subject_of
+from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES, TAGGER, Subject, subject_of
 from attar.stages.artifacts.guidance_files import is_guidance
 from attar.stages.artifacts.model.folder import load_model, model_facts
 from attar.stages.artifacts.model.shared_vocabulary import refuse_other_ids
@@ -42,6 +42,7 @@ FIXED_MEMORY_BYTES = 300e6
 FOLDS: dict[Subject, Callable[..., Trainable]] = {
     ENCODER: fold_encoder,
     CLASSIFIER: fold_encoder,
+    TAGGER: fold_encoder,
     IMAGES: fold_classifier,
     DENOISER: fold_denoiser,
 }

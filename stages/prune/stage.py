@@ -15,7 +15,7 @@ from attar.compressors.prune.depth.patch import PatchFit, fold_patch
 from attar.compressors.prune.hidden.scores import HIDDEN, ROTATED
 from attar.registry.artifacts.facts import Facts, several
 from attar.registry.artifacts.handles import AnyModel, ModelArtifact
-from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, IMAGES, Subject, form_of, subject_of
+from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, IMAGES, TAGGER, Subject, form_of, subject_of
 from attar.stages.artifacts.dataset.samples import heldout_samples, mixed_samples, run_through
 from attar.stages.artifacts.model.folder import load_model, save_model
 from attar.stages.artifacts.model.placement import Placement
@@ -43,11 +43,13 @@ NUM_COPIES = {"none": 2, "linear": 3, "refit": 4}
 CHECKS = {
     ENCODER: check_whole_prune,
     CLASSIFIER: partial(check_whole_prune, subject=CLASSIFIER),
+    TAGGER: partial(check_whole_prune, subject=TAGGER),
     IMAGES: check_image_prune,
 }
 RUNS: dict[Subject, Callable[..., AnyModel]] = {
     ENCODER: prune_encoder,
     CLASSIFIER: prune_encoder,
+    TAGGER: prune_encoder,
     IMAGES: prune_classifier,
 }
 

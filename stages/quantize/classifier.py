@@ -1,14 +1,14 @@
-"""Quantize a classifier's graph. Accepted only within limits that its distributions over classes keep on held-out texts."""
+"""Quantize a classifier's or a tagger's graph. Accepted only within limits that its distributions over classes keep on held-out texts."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from attar.registry.artifacts.handles import ClassifierGraphArtifact
+from attar.registry.artifacts.subjects import TAGGER
 from attar.stages.artifacts.onnx_folder import disk_bytes
 from attar.stages.quantize.config import QuantizeConfig, QuantizeInputs
 from attar.stages.quantize.encoder import graph_facts, rows_of_both
@@ -16,23 +16,22 @@ from attar.stages.quantize.limits import ClassLimits
 from attar.stages.runtime.progress import metric, note
 
 
-def quantize_classifier(
-    config: QuantizeConfig, inputs: QuantizeInputs, content: Path, label: str
-) -> ClassifierGraphArtifact:
+def quantize_classifier(config: QuantizeConfig, inputs: QuantizeInputs, content: Path, label: str) -> Any:
     """Write the quantized graph and compare its classes with the float graph's. Raises ValueError when a limit does not hold."""
     quantized, (original, logits) = rows_of_both(config, inputs, content)
     quality = class_quality(original, logits, disk_bytes(content) / disk_bytes(inputs.model.path))
     for name, value in quality.items():
         metric(name, value)
+    what = "token" if inputs.model.subject is TAGGER else "text"
     note(
-        f"KL {quality['kl_nats']:.2g} nats a text over {len(logits)} texts, {quality['agreement']:.1%} of them in the same class; "
+        f"KL {quality['kl_nats']:.2g} nats a {what} over {len(logits)} {what}s, {quality['agreement']:.1%} of them in the same class; "
         f"{quality['size_fraction']:.3f} of the size"
     )
     if broken := broken_class_limits(cast(ClassLimits, config.limits), quality):
-        raise ValueError(f"the quantized classifier loses too much: {'; '.join(broken)}")
+        raise ValueError(f"the quantized {inputs.model.subject.name} loses too much: {'; '.join(broken)}")
     facts = graph_facts(inputs, quantized, content, quality, label)
     carried = {name: quality[name] for name in ("kl_nats", "agreement", "size_fraction")}
-    return ClassifierGraphArtifact.at(content, {**facts, **carried})
+    return type(inputs.model).at(content, {**facts, **carried})
 
 
 def class_quality(original: Tensor, logits: Tensor, size_fraction: float) -> dict[str, float]:

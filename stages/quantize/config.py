@@ -65,7 +65,7 @@ class QuantizeConfig(StageConfig):
         default_kind("text"),
     ]
     """What the quantized model may lose on held-out text; past it the stage fails and names the costliest nodes. Of an encoder
-    {kind: vectors, max_cosine_distance: 0.01}, of a classifier {kind: classes, max_kl_nats: 0.05, min_agreement: 0.98}."""
+    {kind: vectors, max_cosine_distance: 0.01}, of a classifier or tagger {kind: classes, max_kl_nats: 0.05, min_agreement: 0.98}."""
 
     weights: WeightsConfig = WeightsConfig()
     """How weights become integers."""

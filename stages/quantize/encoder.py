@@ -10,7 +10,6 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from attar.compressors.encode.encoder import encoded
 from attar.compressors.encode.session import GraphEncoder
 from attar.compressors.export.runtime import CPU
 from attar.registry.artifacts.facts import Facts
@@ -81,7 +80,7 @@ def quantize_encoder(config: QuantizeConfig, inputs: QuantizeInputs, content: Pa
 def rows_of_both(
     config: QuantizeConfig, inputs: QuantizeInputs, content: Path
 ) -> tuple[QuantizedGraph, list[torch.Tensor]]:
-    """Write the quantized graph with what lies beside it. Return what the float graph and it make of held-out texts, a row each.
+    """Write the quantized graph with what lies beside it. Return what the float graph and it make of held-out texts, a row each or a row a token.
 
     Raises ValueError for data without texts.
     """
@@ -97,7 +96,7 @@ def rows_of_both(
     (content / "config.json").write_text((source / "config.json").read_text())
     counter = bar("measuring the loss", 2 * len(ids), "texts")
     sessions = [GraphEncoder(open_session(folder), CPU, models.output) for folder in (source, content)]
-    return quantized, [encoded(session, ids, on_batch=counter.advance) for session in sessions]
+    return quantized, [models.rows(session, ids, on_batch=counter.advance) for session in sessions]
 
 
 def graph_facts(

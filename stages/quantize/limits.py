@@ -59,16 +59,16 @@ class VectorLimits(DescribedModel):
 
 
 class ClassLimits(DescribedModel):
-    """Limits of a classifier's loss; each is checked on held-out rows."""
+    """Limits of a classifier's or tagger's loss; each is checked on held-out rows."""
 
     kind: Literal["classes"]
-    """Of a classifier: of its distributions over classes."""
+    """Of a classifier or tagger: of its distributions over classes."""
 
     max_kl_nats: float = Field(gt=0.0)
-    """KL from the original's distribution over classes to the quantized model's, nats a row, mean."""
+    """KL from the original's distribution over classes to the quantized model's, nats a row (of a tagger, a token), mean."""
 
     min_agreement: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Share of rows that both put into the same class, in [0, 1]."""
+    """Share of rows (of a tagger, of tokens) that both put into the same class, in [0, 1]."""
 
     max_size_fraction: float = Field(default=1.0, gt=0.0)
     """Size on disk / that of the original."""

@@ -11,7 +11,7 @@ from typing import cast
 from attar.compressors.export.runtime import OnnxRunner
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import AnyGraph, DatasetArtifact, OnnxArtifact
-from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, ENCODER, IMAGES, Subject, form_of, subject_of
+from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, ENCODER, IMAGES, TAGGER, Subject, form_of, subject_of
 from attar.stages.artifacts.dataset.samples import training_samples
 from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.artifacts.model.size_forecast import exported, integer_bytes, stored_bytes
@@ -30,15 +30,17 @@ from attar.stages.runtime.progress import metric, note
 
 RESULT = "quality.json"
 # By subject: what a graph's loss is limited in; of others than causal text what is refused, and how they are quantized.
-LIMITS = {CAUSAL: "text", ENCODER: "vectors", CLASSIFIER: "classes", IMAGES: "classes"}
+LIMITS = {CAUSAL: "text", ENCODER: "vectors", CLASSIFIER: "classes", TAGGER: "classes", IMAGES: "classes"}
 CHECKS = {
     ENCODER: check_encoder_quantize,
     CLASSIFIER: partial(check_encoder_quantize, subject=CLASSIFIER),
+    TAGGER: partial(check_encoder_quantize, subject=TAGGER),
     IMAGES: check_image_quantize,
 }
 RUNS: dict[Subject, Callable[..., AnyGraph]] = {
     ENCODER: quantize_encoder,
     CLASSIFIER: quantize_classifier,
+    TAGGER: quantize_classifier,
     IMAGES: quantize_image_graph,
 }
 
@@ -101,7 +103,7 @@ def _refuse_graph(config: QuantizeConfig, model: Facts) -> None:
 def quantize(config: QuantizeConfig, inputs: QuantizeInputs, workdir: Path) -> AnyGraph:
     """Quantize an exported graph and compare it with the float one: KL, greedy agreement, perplexity, size, speed.
 
-    An encoder's is compared by the cosine of its vectors, a classifier's by its distributions over classes.
+    An encoder's is compared by the cosine of its vectors, a classifier's by its distributions over classes, a tagger's over tags.
 
     Raises ValueError when a limit does not hold, with the products that cost most.
     """

@@ -60,9 +60,9 @@ class RegisterConfig(StageConfig):
     """`checks` on intervals, or thresholds on candidate divided by baseline (min_accuracy_retention, max_perplexity_ratio,
     max_decode_latency_ratio, max_prefill_latency_ratio, max_size_ratio; of an encoder min_spearman_retention, min_mrr_retention,
     max_embed_latency_ratio, max_batch_latency_ratio, max_size_ratio; of a classifier the last three, min_accuracy_retention,
-    min_macro_f1_retention; of an image classifier min_accuracy_retention, max_image_latency_ratio, max_image_batch_latency_ratio,
-    max_size_ratio; of a denoiser max_frechet_ratio, min_recall_retention, max_forwards_ratio, max_image_latency_ratio, max_size_ratio)
-    at the worse end of 95% intervals. Empty: everything passes."""
+    min_macro_f1_retention; of a tagger min_span_f1_retention for the last; of an image classifier min_accuracy_retention,
+    max_image_latency_ratio, max_image_batch_latency_ratio, max_size_ratio; of a denoiser max_frechet_ratio, min_recall_retention,
+    max_forwards_ratio, max_image_latency_ratio, max_size_ratio) at the worse end of 95% intervals. Empty: everything passes."""
 
     champion: Literal["past_gate", "by_decision"] = "past_gate"
     """past_gate: a version that passes the gate is champion at once; by_decision: it stays candidate until someone promotes it."""

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, DENOISER, ENCODER, IMAGES, Subject
+from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, DENOISER, ENCODER, IMAGES, TAGGER, Subject
 from attar.registry.release.gate import (
     CLASSIFIER_METRICS,
     DENOISER_METRICS,
     ENCODER_METRICS,
     IMAGE_METRICS,
+    TAGGER_METRICS,
     THRESHOLDS,
 )
 from attar.registry.release.measures import MEASURES
@@ -25,7 +26,7 @@ from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.artifacts.model.older_form import readers_of
 from attar.stages.register.config import IntervalGate, Thresholds
 
-# Thresholds on what every model has, those of an encoder, and those of a classifier.
+# Thresholds on what every model has, and those of models of each other subject.
 SHARED_THRESHOLDS = {"max_size_ratio"}
 IMAGE_THRESHOLDS = SHARED_THRESHOLDS | {name for name, (metric, _) in THRESHOLDS.items() if metric in IMAGE_METRICS}
 DENOISER_THRESHOLDS = SHARED_THRESHOLDS | {
@@ -35,9 +36,10 @@ ENCODER_THRESHOLDS = SHARED_THRESHOLDS | {name for name, (metric, _) in THRESHOL
 CLASSIFIER_THRESHOLDS = SHARED_THRESHOLDS | {
     name for name, (metric, _) in THRESHOLDS.items() if metric in CLASSIFIER_METRICS
 }
+TAGGER_THRESHOLDS = SHARED_THRESHOLDS | {name for name, (metric, _) in THRESHOLDS.items() if metric in TAGGER_METRICS}
 # Those that no causal model is measured by.
 OTHERS = (
-    (ENCODER_THRESHOLDS | CLASSIFIER_THRESHOLDS | IMAGE_THRESHOLDS | DENOISER_THRESHOLDS)
+    (ENCODER_THRESHOLDS | CLASSIFIER_THRESHOLDS | TAGGER_THRESHOLDS | IMAGE_THRESHOLDS | DENOISER_THRESHOLDS)
     - SHARED_THRESHOLDS
     - {"min_accuracy_retention"}
 )
@@ -129,6 +131,20 @@ RELEASES: dict[Subject, Releases] = {
             forms={"onnx": "ONNX graph, a logit a class: onnxruntime, tokenizers"},
         ),
         thresholds=CLASSIFIER_THRESHOLDS,
+        load=lambda folder: load_classifier(folder).model,
+        checks=("accuracy_drop", "accuracy_retention", "bytes_ratio", "parameters_ratio"),
+    ),
+    TAGGER: Releases(
+        Wording(
+            noun="tagger of words",
+            blocks="blocks",
+            folder="Hugging Face folder",
+            library="transformers",
+            hub_task="token-classification",
+            task="token-classification",
+            forms={"onnx": "ONNX graph, a logit a tag for each token: onnxruntime, tokenizers"},
+        ),
+        thresholds=TAGGER_THRESHOLDS,
         load=lambda folder: load_classifier(folder).model,
         checks=("accuracy_drop", "accuracy_retention", "bytes_ratio", "parameters_ratio"),
     ),

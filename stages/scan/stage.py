@@ -15,7 +15,7 @@ from attar.compressors.prune.solve.vocabulary import FewerTokens
 from attar.compressors.prune.vocabulary.tables import num_rows
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import AnyData, AnyModel, DatasetArtifact, ScanArtifact
-from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, IMAGES, Subject, subject_of
+from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, IMAGES, TAGGER, Subject, subject_of
 from attar.stages.artifacts.dataset.samples import calibration_samples
 from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.artifacts.model.placement import Placement
@@ -43,11 +43,13 @@ from attar.stages.scan.vocabulary import VOCABULARIES, measured_vocabularies, wr
 CHECKS = {
     ENCODER: check_encoder_scan,
     CLASSIFIER: partial(check_encoder_scan, subject=CLASSIFIER),
+    TAGGER: partial(check_encoder_scan, subject=TAGGER),
     IMAGES: check_image_scan,
 }
 RUNS: dict[Subject, Callable[..., ScanArtifact]] = {
     ENCODER: scan_encoder,
     CLASSIFIER: scan_encoder,
+    TAGGER: scan_encoder,
     IMAGES: scan_classifier,
 }
 

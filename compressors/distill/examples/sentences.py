@@ -16,16 +16,24 @@ from attar.compressors.distill.examples.sample_facts import SampleFacts
 class Sentence:
     """One text as token ids. Where the teacher was run once, its vector or logits of the text and the states that were pooled to it.
 
-    `label`: its class, -1 where it has none. `other`: of a pair the second text, and how alike the two are.
+    `label`: its class, -1 where it has none. `other`: of a pair the second text, and how alike the two are. `positions`: of a text whose words
+    are tagged, the first token of each, with the words' `tags`; its teacher's logits are a row a word.
     """
 
     ids: Sequence[int]
-    teacher: Float[Tensor, "D"] | None = None
+    teacher: Float[Tensor, "... D"] | None = None
     teacher_tokens: Float[Tensor, "T D"] | None = None
     facts: SampleFacts = field(default_factory=SampleFacts)
     label: int = -1
     other: Sequence[int] = ()
     similarity: float = 0.0
+    positions: Sequence[int] = ()
+    tags: Sequence[int] = ()
+
+    @property
+    def labels(self) -> Sequence[int]:
+        """The class of each of its positions: of its words, or its own."""
+        return self.tags if self.positions else (self.label,)
 
     @property
     def num_tokens(self) -> int:
@@ -39,28 +47,32 @@ class Sentence:
 
 @dataclass(frozen=True)
 class SentenceBatch:
-    """Several texts, padded on the right; a position is a text. Of pairs each has two rows, one behind the other."""
+    """Several texts, padded on the right; a position is a text. Of pairs each has two rows, one behind the other.
+
+    `words`: of tagged texts row and column of each word's first token. A position is a word then.
+    """
 
     input_ids: Int[Tensor, "B T"]
     attention_mask: Int[Tensor, "B T"]
     facts: tuple[SampleFacts, ...]
-    teacher: Float[Tensor, "B D"] | None = None
+    teacher: Float[Tensor, "N D"] | None = None
     teacher_tokens: Float[Tensor, "M D"] | None = None
-    labels: Int[Tensor, "B"] | None = None
+    labels: Int[Tensor, "N"] | None = None
     similarities: Float[Tensor, "N"] | None = None
+    words: Int[Tensor, "2 N"] | None = None
 
     @property
     def num_positions(self) -> int:
-        return len(self.input_ids)
+        return len(self.input_ids) if self.words is None else self.words.shape[1]
 
     @property
     def num_taught(self) -> int:
-        """How many texts a teacher speaks of."""
-        return len(self.input_ids)
+        """How many texts or words a teacher speaks of."""
+        return self.num_positions
 
     @property
     def num_labelled(self) -> int:
-        """How many texts have a class."""
+        """How many texts or words have a class."""
         return 0 if self.labels is None else int((self.labels >= 0).sum())
 
     def for_teacher(self, *, is_hinted: bool, keeps_prefix: bool) -> SentenceBatch:
@@ -90,14 +102,16 @@ def collated(sentences: Sequence[Sentence]) -> SentenceBatch:
     for row, text in enumerate(texts):
         ids[row, : len(text)] = torch.tensor(list(text))
         mask[row, : len(text)] = 1
+    words = [(row, column) for row, sentence in enumerate(sentences) for column in sentence.positions]
     return SentenceBatch(
         ids,
         mask,
-        tuple(sentence.facts for sentence in sentences),
-        _together(torch.stack, [sentence.teacher for sentence in sentences]),
+        tuple(sentence.facts for sentence in sentences for _ in sentence.labels),
+        _together(torch.cat if words else torch.stack, [sentence.teacher for sentence in sentences]),
         _together(torch.cat, [sentence.teacher_tokens for sentence in sentences]),
-        torch.tensor([sentence.label for sentence in sentences]),
+        torch.tensor([label for sentence in sentences for label in sentence.labels]),
         torch.tensor([sentence.similarity for sentence in sentences]) if len(texts) > len(sentences) else None,
+        torch.tensor(words).T if words else None,
     )
 
 

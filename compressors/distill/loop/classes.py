@@ -22,7 +22,7 @@ from attar.compressors.distill.teachers.outputs import ClassOutputs, Teachers
 
 @dataclass(frozen=True)
 class ClassTexts:
-    """Texts under a classifier: a position is a text, its view a distribution over classes.
+    """Texts under a classifier, or words under a tagger. A position is one of them, its view a distribution over classes.
 
     `widths`: of a pool of teachers that were run once, each one's number of classes, by its name.
     """

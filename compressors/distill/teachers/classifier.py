@@ -1,4 +1,4 @@
-"""A classifier of texts as training runs it, student or teacher."""
+"""A classifier of texts or of words as training runs it, student or teacher."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attar.compressors.encode.classifier import TextClassifier, of_classes
 
 
 class ClassifierStudent(nn.Module):
-    """A classifier of texts under training. It makes logits of classes, or of their subclasses where those are taught."""
+    """A classifier of texts, or of words, under training. It makes logits of classes, or of their subclasses where those are taught."""
 
     reads: tuple[str, ...] = ()
 
@@ -25,9 +25,12 @@ class ClassifierStudent(nn.Module):
         self._num_summed = 1 if tells_subclasses else classifier.num_subclasses
 
     def forward(self, batch: SentenceBatch) -> Float[Tensor, "N C"]:
-        """Return the logits of the batch's texts."""
+        """Return the logits of the batch's texts, or of their words."""
         device, (classifier,) = self.model.device, self._classifier
         outputs = classifier.outputs(batch.input_ids.to(device), batch.attention_mask.to(device))
+        if batch.words is not None:
+            row, column = batch.words.to(device)
+            outputs = outputs[row, column]
         return of_classes(outputs, self._num_summed)
 
     def outputs(self, batch: SentenceBatch, weights: Mapping[str, Tensor] | None = None) -> ClassOutputs:

@@ -1,4 +1,4 @@
-"""The facts of classifiers, of texts or images, of their graphs, and of a data set of images."""
+"""The facts of classifiers, of texts, words or images, of their graphs, and of a data set of images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from attar.registry.artifacts.facts import NOT_KNOWN, ArtifactFacts
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ClassifierFacts(ArtifactFacts):
-    """Of a classifier of texts: its sizes, its classes, and where texts are cut, special tokens included.
+    """Of a classifier of texts, or of words: its sizes, its classes, and where texts are cut, special tokens included.
 
     `labels`: names of the classes in the order of the logits. `num_subclasses`: outputs of the head a class, which are summed.
     """
@@ -29,6 +29,8 @@ class ClassifierFacts(ArtifactFacts):
     num_subclasses: int = NOT_KNOWN
     # of a pair scorer: a row is two texts, and the head's single logit says how alike they are
     reads_pairs: bool | None = None
+    # of a tagger: each word gets a label, BIO tags that tell spans
+    reads_words: bool | None = None
     max_tokens: int = NOT_KNOWN
     num_tokens_without_row: int | None = None
     license: str | None = None
@@ -49,6 +51,8 @@ class ClassifierGraphFacts(ArtifactFacts):
     num_subclasses: int = NOT_KNOWN
     # of a pair scorer: a row is two texts, and the head's single logit says how alike they are
     reads_pairs: bool | None = None
+    # of a tagger: each word gets a label, BIO tags that tell spans
+    reads_words: bool | None = None
     max_tokens: int = NOT_KNOWN
     format: str = NOT_KNOWN
     quantization: str | None = None
@@ -56,7 +60,7 @@ class ClassifierGraphFacts(ArtifactFacts):
     weight_bytes: float | None = None
     # largest difference of a log-probability to torch's, in nats
     max_logprob_difference: float | None = None
-    # to the distributions of the graph before it over held-out texts, in nats a text; the share of them put into the same class
+    # to the distributions of the graph before it over held-out texts, in nats a text (of a tagger, a token); the share put into the same class
     kl_nats: float | None = None
     agreement: float | None = None
     size_fraction: float | None = None

@@ -1,9 +1,10 @@
-"""The facts of vectors that stand before a prompt in place of demonstrations, and of a compressor that makes them."""
+"""Vectors that stand before a prompt in place of demonstrations, and a compressor that makes them. Their handles and their facts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from attar.registry.artifacts.artifact import Artifact
 from attar.registry.artifacts.facts import NOT_KNOWN, ArtifactFacts
 
 
@@ -40,3 +41,17 @@ class CompressorFacts(ArtifactFacts):
     # of the compressor that its training began with
     start: str | None = None
     chosen_on: tuple[str, ...] = NOT_KNOWN
+
+
+class PrefixArtifact(Artifact[PrefixFacts]):
+    """`prefix.safetensors`: vectors before a prompt; `demonstrations.json`: the rows that they stand for."""
+
+    kind = "prefix"
+    facts_type = PrefixFacts
+
+
+class CompressorArtifact(Artifact[CompressorFacts]):
+    """`compressor.safetensors`: what makes such vectors of demonstrations, for one model."""
+
+    kind = "compressor"
+    facts_type = CompressorFacts

@@ -1,1 +1,1 @@
-"""Folders of classifiers of texts, as transformers lays them out."""
+"""Folders of classifiers of texts and of words, as transformers lays them out."""

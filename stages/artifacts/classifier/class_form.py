@@ -1,4 +1,4 @@
-"""How a folder names its classes: `id2label` of its config.json, and how many outputs of the head make a class."""
+"""How a folder names its classes: `id2label` of its config.json. Whether texts or words have them, and how many outputs make a class."""
 
 from __future__ import annotations
 
@@ -8,11 +8,47 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attar.compressors.data.spans import wrong_tags
 from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import (
+    Artifact,
+    ClassifierArtifact,
+    ClassifierGraphArtifact,
+    TaggerArtifact,
+    TaggerGraphArtifact,
+)
 from attar.stages.artifacts.model.safe_folder import ENCODER_FAMILIES, read_object
 
-# End of the name of the class of a model with a head over classes.
-HEAD = "ForSequenceClassification"
+
+@dataclass(frozen=True)
+class Head:
+    """What puts classes on texts or on words. `ending`: of the name of its model's class; `reader`: transformers' word for such models."""
+
+    ending: str
+    reader: str
+    kind: str
+    words: str
+    model: type[Artifact[Any]]
+    graph: type[Artifact[Any]]
+
+
+TEXT_HEAD = Head(
+    "ForSequenceClassification",
+    "AutoModelForSequenceClassification",
+    "classifier",
+    "a head over classes",
+    ClassifierArtifact,
+    ClassifierGraphArtifact,
+)
+WORD_HEAD = Head(
+    "ForTokenClassification",
+    "AutoModelForTokenClassification",
+    "tagger",
+    "a head over tags of words",
+    TaggerArtifact,
+    TaggerGraphArtifact,
+)
+HEADS = (TEXT_HEAD, WORD_HEAD)
 # What transformers calls a class that nobody has named.
 UNNAMED = re.compile(r"LABEL_\d+")
 # Key of a config.json: outputs of the head a class. Class by class, named `label#0`, `label#1` and so on.
@@ -26,12 +62,18 @@ PAIR_LABELS = ("apart", "alike")
 class ClassForm:
     """The names of the classes in the order of the logits, and how many outputs of the head each has.
 
-    `reads_pairs`: a row is two texts, and the head has a single output, how alike they are.
+    `reads_pairs`: a row is two texts, and the head has a single output, how alike they are. `reads_words`: each word has a class, a tag.
     """
 
     labels: tuple[str, ...]
     num_subclasses: int = 1
     reads_pairs: bool = False
+    reads_words: bool = False
+
+    @property
+    def head(self) -> Head:
+        """What puts them on texts or on words."""
+        return WORD_HEAD if self.reads_words else TEXT_HEAD
 
     @property
     def output_names(self) -> list[str]:
@@ -45,15 +87,17 @@ class ClassForm:
     def facts(self, max_tokens: int) -> Facts:
         """Return what it adds to a classifier's facts."""
         named: Facts = {"labels": self.labels, "num_subclasses": self.num_subclasses, "max_tokens": max_tokens}
-        return {**named, "reads_pairs": True} if self.reads_pairs else named
+        more: Facts = {name: True for name in ("reads_pairs", "reads_words") if getattr(self, name)}
+        return {**named, **more}
 
 
 PAIR_FORM = ClassForm(labels=PAIR_LABELS, reads_pairs=True)
 
 
-def has_head(folder: Path) -> bool:
-    """Say whether a folder's model has a head over classes."""
-    return _architecture(read_object(folder / "config.json")).endswith(HEAD)
+def head_of(folder: Path) -> Head | None:
+    """Return the head of a folder's model; None where it has none over classes."""
+    what = _architecture(read_object(folder / "config.json"))
+    return next((head for head in HEADS if what.endswith(head.ending)), None)
 
 
 def refuse_no_classifier(folder: Path) -> None:
@@ -64,8 +108,9 @@ def refuse_no_classifier(folder: Path) -> None:
         raise ValueError(
             f"{folder} is a {what or family}; as a classifier are accepted: {', '.join(ENCODER_FAMILIES)} without a decoder"
         )
-    if not what.endswith(HEAD):
-        raise ValueError(f"{folder} is a {what or family}, which has no head over classes; accepted: a {HEAD}")
+    if not what.endswith(tuple(head.ending for head in HEADS)):
+        accepted = " or ".join(f"a {head.ending}" for head in HEADS)
+        raise ValueError(f"{folder} is a {what or family}, which has no head over classes; accepted: {accepted}")
     if config.get("problem_type") not in (None, ONE_CLASS_A_TEXT) and len(config.get("id2label") or "ab") > 1:
         raise ValueError(
             f"{folder}: problem_type is {config['problem_type']!r}; accepted: {ONE_CLASS_A_TEXT}, of which each text has a single class"
@@ -84,7 +129,8 @@ def read_class_form(folder: Path, given: Sequence[str] = ()) -> ClassForm:
     if not isinstance(named, Mapping) or not isinstance(num_subclasses, int) or num_subclasses < 1:
         named, num_subclasses = {"0": "LABEL_0", "1": "LABEL_1"}, 1  # what transformers reads in no names
     outputs = outputs_of(folder, named)
-    if len(outputs) == 1:
+    reads_words = head_of(folder) is WORD_HEAD
+    if len(outputs) == 1 and not reads_words:
         return PAIR_FORM
     labels = tuple(output.rpartition(MARK)[0] for output in outputs[::num_subclasses])
     labels = labels if num_subclasses > 1 else tuple(outputs)
@@ -96,12 +142,14 @@ def read_class_form(folder: Path, given: Sequence[str] = ()) -> ClassForm:
             raise ValueError(
                 f"{folder}: config.json has no labels ({labels[0]}, {labels[1]}), and {named_there}; accepted: {len(labels)} names there"
             )
-        return ClassForm(labels=tuple(given), num_subclasses=num_subclasses)
+        return ClassForm(labels=tuple(given), num_subclasses=num_subclasses, reads_words=reads_words)
+    for wrong in wrong_tags(labels) if reads_words else ():
+        raise ValueError(f"{folder}: its head over words has {wrong}")
     if given and tuple(given) != labels:
         raise ValueError(
             f"model.labels is {', '.join(given)}, but {folder} has a head over {shortened(labels)}; accepted: these, or none"
         )
-    return ClassForm(labels=labels, num_subclasses=num_subclasses)
+    return ClassForm(labels=labels, num_subclasses=num_subclasses, reads_words=reads_words)
 
 
 def outputs_of(folder: Path, named: Mapping[Any, Any]) -> list[str]:
@@ -129,7 +177,7 @@ def named_outputs(form: ClassForm) -> dict[str, Any]:
     named = {
         "id2label": dict(enumerate(outputs)),
         "label2id": {name: index for index, name in enumerate(outputs)},
-        "problem_type": None if form.reads_pairs else ONE_CLASS_A_TEXT,
+        "problem_type": None if form.reads_pairs or form.reads_words else ONE_CLASS_A_TEXT,
     }
     return named | ({SUBCLASSES: form.num_subclasses} if form.num_subclasses > 1 else {})
 

@@ -1,17 +1,18 @@
-"""Read and write the folders of classifiers. The whole classifier or a refusal, in the form that transformers reads."""
+"""Read and write the folders of classifiers and taggers. The whole model or a refusal, in the form that transformers reads."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from attar.compressors.encode.classifier import TextClassifier
 from attar.registry.artifacts.facts import Facts
-from attar.registry.artifacts.handles import ClassifierArtifact
 from attar.stages.artifacts.classifier.class_form import (
+    HEADS,
     ClassForm,
+    head_of,
     named_outputs,
     read_class_form,
     refuse_no_classifier,
@@ -26,8 +27,6 @@ from attar.stages.artifacts.model.tokenizer_files import companion_bytes, copy_t
 if TYPE_CHECKING:
     import transformers
 
-READER = "AutoModelForSequenceClassification"
-
 
 def load_classifier(
     folder: Path,
@@ -35,14 +34,14 @@ def load_classifier(
     device: torch.device | None = None,
     form: ClassForm | None = None,
 ) -> TextClassifier:
-    """Load a safe classifier's folder in evaluation mode. `form`: instead of what the folder says.
+    """Load a safe folder of a classifier or tagger in evaluation mode. `form`: instead of what the folder says.
 
     Raises ValueError for an unsafe folder, another kind of model, and unless its weights are all there, finite, and its config's.
     """
     refuse_unsafe(folder)
     refuse_no_classifier(folder)
     form = form or read_class_form(folder)
-    model = read_whole(folder, dtype, READER)
+    model = read_whole(folder, dtype, form.head.reader)
     refuse_not_finite(folder, model.state_dict())
     model = model.to(device=device) if device is not None else model  # type: ignore[call-arg]
     return TextClassifier(with_names(model, form), form.num_subclasses).eval()
@@ -52,10 +51,11 @@ def random_classifier(classifier: TextClassifier, seed: int) -> TextClassifier:
     """Return a classifier of the same shape whose weights are drawn with `seed`: it knows nothing."""
     import transformers  # there since the classifier is
 
+    reader = next(head.reader for head in HEADS if type(classifier.model).__name__.endswith(head.ending))
     # transformers initialises from the global generator; forked, so that the caller's stays as it was
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = getattr(transformers, READER).from_config(classifier.model.config, dtype=classifier.model.dtype)
+        model = getattr(transformers, reader).from_config(classifier.model.config, dtype=classifier.model.dtype)
     return TextClassifier(model.to(classifier.device), classifier.num_subclasses).eval()
 
 
@@ -66,16 +66,18 @@ def with_names(model: transformers.PreTrainedModel, form: ClassForm) -> transfor
     return model
 
 
-def save_classifier(classifier: TextClassifier, folder: Path, tokenizer_from: Path | None = None) -> ClassifierArtifact:
-    """Write a classifier as safetensors with its tokenizer files, and return the handle with its facts."""
+def save_classifier(classifier: TextClassifier, folder: Path, tokenizer_from: Path | None = None) -> Any:
+    """Write a classifier or tagger as safetensors with its tokenizer files, and return the handle with its facts."""
     quiet_transformers()
     classifier.model.save_pretrained(folder, safe_serialization=True)
+    head = head_of(folder)
+    assert head is not None, "a classifier has a head"
     if tokenizer_from is None:
-        return ClassifierArtifact.at(folder, sizes_of(classifier.model))
+        return head.model.at(folder, sizes_of(classifier.model))
     copy_tokenizer(tokenizer_from, folder)
     write_older_tokenizer(folder)
     facts = classifier_facts(classifier.model, read_class_form(folder), longest_text(folder))
-    return ClassifierArtifact.at(folder, facts, companion_bytes=companion_bytes(folder))
+    return head.model.at(folder, facts, companion_bytes=companion_bytes(folder))
 
 
 def classifier_facts(model: transformers.PreTrainedModel, form: ClassForm, max_tokens: int) -> Facts:
@@ -93,5 +95,5 @@ def folder_facts(folder: Path, form: ClassForm, max_tokens: int) -> Facts:
     refuse_unsafe(folder)
     refuse_no_classifier(folder)
     quiet_transformers()
-    model = read_whole(folder, "auto", READER, device_map="meta")
+    model = read_whole(folder, "auto", form.head.reader, device_map="meta")
     return {**classifier_facts(model, form, max_tokens), "companion_bytes": companion_bytes(folder)}

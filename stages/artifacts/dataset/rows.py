@@ -51,6 +51,9 @@ class Row:
     similarity: float | None = None
     # ids of the texts of a corpus that answer the question, where the data names them
     positives: list[str] = field(default_factory=list)
+    # of a text in `question` whose spans are known: label, first character and the one behind the last of each; its words where it came as those
+    spans: list[dict[str, Any]] | None = None
+    words: list[str] = field(default_factory=list)
     # what the model's own attempts at this question taught, in words
     skill: str = ""
     # exact tokens before and of the answer, where a model wrote or scored it

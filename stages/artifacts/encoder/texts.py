@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from attar.compressors.data.spans import Location, first_tokens
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import Artifact
 from attar.stages.artifacts.dataset.rows import Row
@@ -21,6 +22,7 @@ class TextReader:
     def __init__(self, folder: Path, max_tokens: int) -> None:
         self.max_tokens = max_tokens
         self._tokenizer = load_tokenizer(folder)
+        self._limit: dict[str, Any] = {"truncation": True, "max_length": max_tokens} if max_tokens else {}
 
     @staticmethod
     def of(model: Artifact[Any], max_tokens: int = 0) -> TextReader:
@@ -32,15 +34,28 @@ class TextReader:
     def __call__(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> list[list[int]]:
         """Return the token ids of each text, or pair of texts, special tokens included. Raises ValueError for one that has none."""
         ids: list[list[int]] = []
-        limit: dict[str, Any] = {"truncation": True, "max_length": self.max_tokens} if self.max_tokens else {}
         for start in range(0, len(texts), AT_ONCE):
             part = list(texts[start : start + AT_ONCE])
             columns = part if isinstance(part[0], str) else [list(column) for column in zip(*part, strict=True)]
             both = (columns,) if isinstance(part[0], str) else columns
-            ids += self._tokenizer(*both, add_special_tokens=True, **limit).input_ids
+            ids += self._tokenizer(*both, add_special_tokens=True, **self._limit).input_ids
         if empty := [index for index, some in enumerate(ids) if not some]:
             raise ValueError(f"text {empty[0]} has no tokens; accepted: texts with one at least")
         return ids
+
+    def aligned(
+        self, texts: Sequence[str], locations: Sequence[Sequence[Location]]
+    ) -> Iterator[tuple[list[int], list[int]]]:
+        """Yield the token ids of each text with the first token of each of its words. It is -1 behind the cut."""
+        for start in range(0, len(texts), AT_ONCE):
+            part = list(texts[start : start + AT_ONCE])
+            made = self._tokenizer(part, add_special_tokens=True, return_offsets_mapping=True, **self._limit)
+            yield from (
+                (ids, first_tokens(offsets, words))
+                for ids, offsets, words in zip(
+                    made.input_ids, made.offset_mapping, locations[start : start + AT_ONCE], strict=True
+                )
+            )
 
 
 def asked_texts(rows: Iterable[Row]) -> list[str]:

@@ -171,9 +171,12 @@ def refuse_other_kinds(folder: Path) -> None:
     if config.get("is_encoder_decoder"):
         raise ValueError(f"{folder} is an encoder-decoder ({family}); only causal language models are taken")
     if architectures and not set(architectures) & known:
-        has_head = str(architectures[0]).endswith("ForSequenceClassification")
-        kind = "a classifier of texts comes in with model {kind: classifier}" if has_head else ""
-        kind = kind or "a sentence encoder comes in with model {kind: encoder}"
+        named = {
+            "ForSequenceClassification": "a classifier of texts comes in with model {kind: classifier}",
+            "ForTokenClassification": "a tagger of words comes in with model {kind: tagger}",
+        }
+        other = "a sentence encoder comes in with model {kind: encoder}"
+        kind = next((words for ending, words in named.items() if str(architectures[0]).endswith(ending)), other)
         hint = f"; {kind}" if family in ENCODER_FAMILIES else ""
         raise ValueError(f"{folder} is a {architectures[0]}, not a causal language model; only those are taken{hint}")
     if not isinstance(family, str) or family not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:

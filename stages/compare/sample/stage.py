@@ -92,8 +92,7 @@ def sample(config: SampleConfig, inputs: SampleInputs, workdir: Path) -> Evaluat
     num_steps = config.classifier.num_steps
     counter = bar("training the classifier", num_steps, "steps")
     classifier = trained_classifier(train.images, train.labels, num_classes, num_steps, counter.advance)
-    models = (inputs.model, *inputs.others)
-    drawing = routed([opened(model, config, num_classes, inputs.guidance) for model in models], config.routes)
+    drawing = _drawing(config, inputs, num_classes)
     seeds = [_seed(config, drawing, seed, workdir / f"seed-{seed}.pt") for seed in config.seeds]
     classified = Classified.of(classifier, real.images)
     measured = [_measures(config, classifier, classified, drawn) for drawn in seeds]
@@ -113,6 +112,11 @@ def sample(config: SampleConfig, inputs: SampleInputs, workdir: Path) -> Evaluat
     _tell(evaluation, headline)
     made_of = {"format": inputs.model.kind, "model_fingerprint": inputs.model.fingerprint, "part": config.part}
     return EvaluationArtifact.at(content, EvaluationFacts(**made_of, others=headline))
+
+
+def _drawing(config: SampleConfig, inputs: SampleInputs, num_classes: int) -> Drawing:
+    models = (inputs.model, *inputs.others)
+    return routed([opened(model, config, num_classes, inputs.guidance) for model in models], config.routes)
 
 
 def _described(config: SampleConfig, inputs: SampleInputs) -> dict[str, Any]:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from attar.compressors.distill.heads.views import ANSWERS
 from attar.compressors.distill.losses.denoising.views import PREDICTIONS
 from attar.compressors.distill.losses.objective import Objective
 from attar.registry.artifacts.facts import Facts, several
-from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, DENOISER, ENCODER, IMAGES, Subject, subject_of
+from attar.registry.artifacts.subjects import (
+    CAUSAL,
+    CLASSIFIER,
+    DENOISER,
+    ENCODER,
+    IMAGES,
+    TAGGER,
+    Subject,
+    subject_of,
+)
 from attar.stages.artifacts.classifier.class_form import shortened
 from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.finetune.config import FinetuneConfig
@@ -21,6 +31,7 @@ from attar.stages.finetune.subjects.pools import check_pool
 CHECKS: dict[Subject, Callable[..., None]] = {
     ENCODER: check_encoder_training,
     CLASSIFIER: check_classifier_training,
+    TAGGER: partial(check_classifier_training, subject=TAGGER),
     IMAGES: check_image_training,
     DENOISER: check_denoiser_training,
 }

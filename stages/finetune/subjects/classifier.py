@@ -1,4 +1,4 @@
-"""Train a classifier of texts by the same stage and loop. Texts are its examples, distributions over classes its views."""
+"""Train a classifier of texts or a tagger by the same stage and loop. Texts are its examples, distributions over classes its views."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attar.compressors.distill.examples.sentences import Sentence
+from attar.compressors.distill.examples.sentences import Sentence, collated
 from attar.compressors.distill.loop.classes import ClassTexts
 from attar.compressors.distill.losses.classes import UNLABELLED
 from attar.compressors.distill.losses.next_token import NextToken
@@ -22,14 +22,10 @@ from attar.compressors.distill.teachers.subclasses import Split, Subclasses, spl
 from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself, TeacherSource
 from attar.compressors.encode.classifier import TextClassifier, head_parts, last_layer
 from attar.compressors.encode.encoder import length_batches
-from attar.compressors.models.slots import pad_right
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import Trainable
-from attar.registry.artifacts.subjects import CLASSIFIER
+from attar.registry.artifacts.subjects import CLASSIFIER, Subject
 from attar.stages.artifacts.classifier.folder import load_classifier, random_classifier
-from attar.stages.artifacts.classifier.row_classes import class_of
-from attar.stages.artifacts.dataset.rows import Row
-from attar.stages.artifacts.encoder.texts import TextReader
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.distillation_config import uses_teacher
 from attar.stages.finetune.plan import Source, TrainingPlan
@@ -40,6 +36,7 @@ from attar.stages.finetune.subjects.encoder import (
     sentence_parts,
 )
 from attar.stages.finetune.subjects.examples import assembled
+from attar.stages.finetune.subjects.labelled_texts import examples_of_rows, reads_labels, refuse_unlabelled
 from attar.stages.finetune.subjects.limits import refuse_language_settings, refuse_no_teacher
 from attar.stages.finetune.subjects.pools import Pooled, same_class
 from attar.stages.finetune.training_run import TrainingRun
@@ -48,8 +45,8 @@ from attar.stages.runtime.progress import bar, note
 ACCEPTED = "labels, forward_kl, or an objective of a divergence between distributions"
 
 
-def check_classifier_training(config: FinetuneConfig, *, has_teacher: bool) -> None:
-    """Raise ValueError for what is asked of a training that a classifier's has not."""
+def check_classifier_training(config: FinetuneConfig, *, has_teacher: bool, subject: Subject = CLASSIFIER) -> None:
+    """Raise ValueError for what is asked of a training that a classifier's, or a tagger's, has not."""
     objectives = config.reduction.objectives
     for name, objective in objectives.items():
         requires = objective.requires
@@ -60,19 +57,19 @@ def check_classifier_training(config: FinetuneConfig, *, has_teacher: bool) -> N
             or objective == NextToken()
         ):
             what = "a next token" if objective == NextToken() else f"{requires.views} of a language model"
-            raise ValueError(f"objectives.{name} reads {what}, and the model is a classifier; accepted: {ACCEPTED}")
-        if config.teacher.split is not None and _reads_labels(objective):
+            raise ValueError(f"objectives.{name} reads {what}, and the model is {subject.words}; accepted: {ACCEPTED}")
+        if config.teacher.split is not None and reads_labels(objective):
             raise ValueError(
                 f"objectives.{name} reads labels, which do not tell subclasses, but teacher.split splits every class; accepted: objectives toward "
                 "the teacher"
             )
     if uses_teacher(objectives, None):
-        refuse_no_teacher(config, CLASSIFIER, has_teacher=has_teacher)
+        refuse_no_teacher(config, subject, has_teacher=has_teacher)
     if config.teacher.split is not None and not config.teacher.run_once:
         raise ValueError(
             "teacher.split is fitted on what the teacher makes of every text, but teacher.run_once is false; accepted: true"
         )
-    refuse_language_settings(config, CLASSIFIER)
+    refuse_language_settings(config, subject)
 
 
 def reads_grades(config: FinetuneConfig, model: Facts) -> bool:
@@ -86,27 +83,16 @@ def refuse_other_views(objectives: Mapping[str, Objective]) -> None:
     for name, objective in objectives.items():
         if "labels" in objective.requires.facts:
             raise ValueError(
-                f"objectives.{name} reads the class of each row, and the model is a causal language model; accepted: a classifier, or next_token"
+                f"objectives.{name} reads the class of each row, and the model is a causal language model; accepted: a classifier or tagger, or "
+                "next_token"
             )
 
 
 def build_classifier_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> TrainingRun:
     """Return the training before its first step: student, teacher and texts in place."""
     model: Any = inputs.model
-    labels = model.facts.labels
-    reads_labels = any(map(_reads_labels, plan.reduction.objectives.values())) or plan.teaching.pool is not None
-    reader = TextReader.of(inputs.model, plan.rows.max_tokens)
-
-    def examples_of(row: Row, source: str) -> list[Sentence]:
-        if model.facts.reads_pairs:
-            return [Sentence(ids, teacher=_grade(row, source, plan)) for ids in reader([(row.question, row.answer)])]
-        text = row.text or row.question
-        label = class_of(row, labels, source) if reads_labels and row.answer else UNLABELLED
-        return [Sentence(ids, label=label) for ids in reader([text])] if text.strip() else []
-
-    rows = SentenceRows.read(inputs.data, sentence_parts(examples_of))
-    if reads_labels:
-        _refuse_single_class(rows, labels)
+    rows = SentenceRows.read(inputs.data, sentence_parts(examples_of_rows(model, plan)))
+    refuse_unlabelled(rows.train, plan, model)
     classifier = load_classifier(inputs.model.path, plan.dtype, plan.device)
     plan.adaptation.method(classifier.model, plan.adaptation.first_block)
     for part in head_parts(classifier.model):  # it may be fresh: frozen, the blocks would have to learn around it
@@ -128,7 +114,8 @@ def _pooled(plan: TrainingPlan, inputs: FinetuneInputs, rows: SentenceRows) -> P
 
     def read(model: Trainable, name: str, sentences: Sequence[Sentence]) -> tuple[Tensor, Tensor]:
         teacher = _other(plan, inputs, Source(model=model), name)
-        return _logits_and_features(teacher, sentences, plan.schedule.tokens_per_micro_batch, name)
+        logits, features = _logits_and_features(teacher, sentences, plan.schedule.tokens_per_micro_batch, name)
+        return torch.cat(logits), torch.stack(features)
 
     labels = [sentence.label for sentence in rows.train]
     labelled = [index for index, label in enumerate(labels) if label != UNLABELLED]
@@ -140,37 +127,6 @@ def _pooled(plan: TrainingPlan, inputs: FinetuneInputs, rows: SentenceRows) -> P
         lambda indices: same_class([labels[index] for index in indices]),
         labelled,
     )
-
-
-def _refuse_single_class(rows: SentenceRows, labels: Sequence[str]) -> None:
-    """Raise ValueError where the training rows tell no classes apart: such a training learns to say one whatever it reads."""
-    present = {sentence.label for sentence in rows.train} - {UNLABELLED}
-    if not present:
-        raise ValueError(
-            "an objective reads labels, but no training row has a class; set columns.answer in ingest_data"
-        )
-    if len(present) < 2:
-        raise ValueError(
-            f"an objective reads labels, but every training row with a class is of {labels[present.pop()]!r}; accepted: two classes or more"
-        )
-
-
-def _grade(row: Row, source: str, plan: TrainingPlan) -> Tensor | None:
-    """Return how alike a pair is as logits of its two classes, where grades teach. Raises ValueError for a row without one, or beyond 0 to 1."""
-    if not row.answer:
-        raise ValueError(f"{source}: row {row.id} is no pair of texts; accepted: two texts a row")
-    if not plan.teaching.reads_record:
-        return None
-    if row.similarity is None or not 0 <= row.similarity <= 1:
-        raise ValueError(
-            f"{source}: row {row.id} has similarity {row.similarity}, learned as a share; accepted: 0 to 1, as `label_pairs` writes it"
-        )
-    return torch.tensor([1.0 - row.similarity, row.similarity]).clamp(min=1e-6).log()
-
-
-def _reads_labels(objective: Objective) -> bool:
-    requires = objective.requires
-    return "labels" in requires.facts or "labels" in requires.sources
 
 
 def _teacher_sources(
@@ -209,30 +165,37 @@ def _with_classes(
 ) -> SentenceRows:
     """Run the teacher once over every text, and give each its logits; under a split those of the subclasses that its features suggest."""
     every = [*rows.train, *rows.heldout]
-    taught, features = _logits_and_features(teacher, every, tokens_per_batch, "the teacher")
+    logits, features = _logits_and_features(teacher, every, tokens_per_batch, "the teacher")
     if split is not None:
-        taught = _split(split, taught, features, len(rows.train), teacher, num_subclasses)
-    every = [replace(sentence, teacher=taught[index]) for index, sentence in enumerate(every)]
+        split_up = _split(split, torch.cat(logits), torch.stack(features), len(rows.train), teacher, num_subclasses)
+        logits = [row[None] for row in split_up]
+    # of a text one row, of a text whose words are tagged a row a word
+    every = [
+        replace(sentence, teacher=own if sentence.positions else own[0])
+        for sentence, own in zip(every, logits, strict=True)
+    ]
     return replace(rows, train=every[: len(rows.train)], heldout=every[len(rows.train) :])
 
 
 @torch.no_grad()
 def _logits_and_features(
     teacher: TextClassifier, sentences: Sequence[Sentence], tokens_per_batch: int, name: str
-) -> tuple[Tensor, Tensor]:
-    """Return a teacher's logits of texts, and what its last layer reads of them."""
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return a teacher's logits of each text, a row a position, and what its last layer reads of it, which of words nobody asks."""
     counter = bar(f"running {name}", len(sentences), "texts")
     logits: list[Tensor] = [torch.empty(0)] * len(sentences)
     features: list[Tensor] = [torch.empty(0)] * len(sentences)
+    speaker = ClassifierStudent(teacher).eval()
     with reading_features(last_layer(teacher.model)) as read:
-        for batch in length_batches([sentence.ids for sentence in sentences], tokens_per_batch):
-            input_ids, mask = pad_right([sentences[index].ids for index in batch], teacher.device)
-            made = teacher(input_ids, mask).float().cpu()
+        for chosen in length_batches([sentence.ids for sentence in sentences], tokens_per_batch):
+            batch = collated([sentences[index] for index in chosen])
+            made = speaker(batch).float().cpu().split([len(sentences[index].labels) for index in chosen])
             own = read.pop().float().cpu()
-            for row, index in enumerate(batch):
-                logits[index], features[index] = made[row].clone(), own[row].clone()
-            counter.advance(len(batch))
-    return torch.stack(logits), torch.stack(features)
+            for row, index in enumerate(chosen):
+                logits[index] = made[row].clone()
+                features[index] = own[row].clone() if batch.words is None else features[index]
+            counter.advance(len(chosen))
+    return logits, features
 
 
 def _split(

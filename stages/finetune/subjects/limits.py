@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, IMAGES, Subject
+from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, IMAGES, TAGGER, Subject
 from attar.stages.finetune.config import FinetuneConfig
 from attar.stages.finetune.teacher_config import NO_CONTEXT, policy_of
 
 # Whose rows are no text: each counts as one token, and they are computed in float32.
 OF_IMAGES = (IMAGES, DENOISER)
 # Whose teacher may be drawn at random.
-RANDOM_TEACHERS = (CLASSIFIER, IMAGES)
+RANDOM_TEACHERS = (CLASSIFIER, TAGGER, IMAGES)
 # What learns where that is not only the whole.
 ADAPTS: dict[Subject, tuple[str, ...]] = {DENOISER: ("full", "guidance")}
 

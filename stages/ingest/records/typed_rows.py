@@ -14,6 +14,7 @@ from attar.stages.artifacts.dataset.answer_checks import ANSWER_CHECKS
 from attar.stages.artifacts.dataset.cells import BlankCellError, is_blank, is_unicode, text_cell
 from attar.stages.artifacts.dataset.dialogues import TOOL_COLUMNS, turns_of
 from attar.stages.artifacts.dataset.rows import Row
+from attar.stages.artifacts.dataset.spans import as_cells, read_spans, read_tags
 from attar.stages.ingest.records.choices import Choices, choices_of
 from attar.stages.ingest.records.labels import AnswerForm, Labelled, answer_indices
 from attar.stages.ingest.records.record_sources import Record
@@ -32,6 +33,8 @@ class Columns:
     messages: str
     similarity: str
     positives: str
+    spans: str
+    tags: str
     row_id: str
     answer_form: AnswerForm
     assistant_turns: Literal["every", "last"]
@@ -42,7 +45,12 @@ class Columns:
     @property
     def of_questions(self) -> tuple[str, ...]:
         """The columns of a question with its answer."""
-        return self.question, self.answer, self.choices, self.similarity, self.positives, self.row_id
+        return self.question, self.answer, self.choices, self.row_id, *self.beside
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """The columns that stand in an answer's stead, or say how alike it is to the question."""
+        return tuple(filter(None, (self.similarity, self.positives, self.spans, self.tags)))
 
 
 @dataclass
@@ -110,15 +118,19 @@ def _rows(record: Mapping[str, Any], columns: Columns, name: str, made: TypedRow
         return _chat_rows(record, chat, columns, name, made), None
     if is_text:
         return [Row(id=name, text=text_cell(record["text"], "text"))], None
-    is_retrieved = bool(columns.similarity or columns.positives)
-    choices = None if is_retrieved else choices_of(record.get(columns.choices), columns.choices)
+    choices = None if columns.beside else choices_of(record.get(columns.choices), columns.choices)
     is_told = choices is not None and choices.marked_index is not None
-    answer_columns = () if is_told or columns.positives else (columns.answer,)
-    for column in (columns.question, *answer_columns, *filter(None, (columns.similarity, columns.positives))):
+    answer_columns = () if is_told or (columns.beside and not columns.similarity) else (columns.answer,)
+    for column in (columns.question, *answer_columns, *columns.beside):
         if column not in record:
             raise ValueError(f"has no column {column!r}.{_known(column, record)}")
+    if columns.tags:
+        words, spans = read_tags(record[columns.question], record[columns.tags])
+        return [Row(id=name, question=" ".join(words), spans=as_cells(spans), words=words)], None
     question = text_cell(record[columns.question], columns.question)
-    if is_retrieved:
+    if columns.spans:
+        return [Row(id=name, question=question, spans=as_cells(read_spans(record[columns.spans], question)))], None
+    if columns.beside:
         return [_retrieved(record, columns, name, question)], None
     if choices is not None:
         made.unread_columns |= {f"{columns.choices}.{key}" for key in choices.unread_keys}

@@ -24,7 +24,7 @@ def test_slots_come_from_the_signature() -> None:
     assert slots["scan"].kinds == (ScanArtifact,) and not slots["scan"].is_required
     assert merge.slots["students"].is_many and merge.slots["students"].kinds == (AdapterArtifact, ModelArtifact)
     assert prune.output_types == get_args(AnyModel)
-    assert prune.makes == "model or encoder or classifier or image_classifier"
+    assert prune.makes == "model or encoder or classifier or tagger or image_classifier"
     assert prune.follows == "model" and prune.output_type(PruneConfig(blocks=[1]), EncoderArtifact) is EncoderArtifact
     assert scan.output_types == (ScanArtifact,) and scan.makes == "scan"
 

@@ -81,7 +81,7 @@ def test_every_shipped_recipe_loads_and_plans(name: str, tmp_path: Path) -> None
         (changed("questions", "config", {"source": "jsonl:/no/such.jsonl"}), "/no/such.jsonl does not exist"),
         (
             changed("pruned", "inputs", "model", "questions"),
-            "inputs.model = 'questions': questions makes dataset; accepted: model or encoder or classifier or image_classifier (here: original,",
+            "inputs.model = 'questions': questions makes dataset; accepted: model or encoder or classifier or tagger or image_classifier (here: original,",
         ),
         (
             changed("pruned", "inputs", "model", "orginal"),
@@ -183,7 +183,7 @@ def test_what_a_node_makes_is_what_its_config_says() -> None:
         build_recipe(document)
     lines = str(refusal.value).splitlines()
     assert (
-        "node 'small', inputs.model = 'onnx': onnx makes gguf; accepted: onnx or encoder_onnx or classifier_onnx or image_onnx (here: small)"
+        "node 'small', inputs.model = 'onnx': onnx makes gguf; accepted: onnx or encoder_onnx or classifier_onnx or tagger_onnx or image_onnx (here: small)"
         in lines
     )
     with pytest.raises(RecipeError) as refusal:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,23 +11,25 @@ from attar.compressors.encode.encoder import encoded
 from attar.compressors.measure.classes import Predictions
 from attar.registry.artifacts.fingerprint import digest
 from attar.registry.artifacts.handles import AnyData, EvaluationArtifact
-from attar.registry.artifacts.kinds.kind_facts import EvaluationFacts
 from attar.stages.artifacts.classifier.row_classes import class_of
 from attar.stages.artifacts.dataset.measured_data import question_rows, unique_names
 from attar.stages.artifacts.dataset.rows import Split
 from attar.stages.artifacts.encoder.texts import TextReader
 from attar.stages.artifacts.text_models import opened
-from attar.stages.evaluate.class_scores import classifier_headline, columns_of
+from attar.stages.evaluate.classes.measured import (
+    NUM_TIMED_TEXTS,
+    base_evaluation,
+    measure_classes,
+    write_evaluation,
+)
+from attar.stages.evaluate.classes.scores import CLASSES
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
-from attar.stages.evaluate.encoder import RESULT, row_times, sizes_measured
+from attar.stages.evaluate.encoder import row_times
 from attar.stages.evaluate.question_pairs import question_ids
 from attar.stages.evaluate.rankings import encoder_headline
 from attar.stages.evaluate.retrieval import read_task
 from attar.stages.runtime.device import pick_device, pick_dtype
-from attar.stages.runtime.progress import bar, metric, note
-
-# Texts of all tasks that a classifier is timed on.
-NUM_TIMED_TEXTS = 96
+from attar.stages.runtime.progress import bar
 
 
 def evaluate_classifier(config: EvaluateConfig, inputs: EvaluateInputs, content: Path) -> EvaluationArtifact:
@@ -45,36 +46,13 @@ def evaluate_classes(config: EvaluateConfig, inputs: EvaluateInputs, content: Pa
         name: read_labelled(data, name, labels, config.max_rows, config.part)
         for name, data in zip(names, inputs.tasks, strict=True)
     }
-    device = pick_device()
-    dtype = pick_dtype(config.precision, device)
-    runner = opened(inputs.model, config.provider, dtype, device)
-    reader = TextReader.of(inputs.model)
-    predictions = {name: _predictions(runner, reader, task, config.batch_size, name) for name, task in tasks.items()}
-    right = {name: some.right.tolist() for name, some in predictions.items()}
-    evaluation: dict[str, Any] = {
-        "format": inputs.model.kind,
-        "num_blocks": inputs.model.facts.num_blocks,
-        "model_fingerprint": inputs.model.fingerprint,
-        "part": config.part,
-        **sizes_measured(inputs.model),
-        "tasks": {name: sum(some) / len(some) for name, some in right.items()},
-        "right": right,
-        "num_rows": {name: len(task.labels) for name, task in tasks.items()},
-        "asked": {name: task.digest for name, task in tasks.items()},
-        "question_ids": {name: list(task.ids) for name, task in tasks.items()},
-        "classes": {name: columns_of(some) for name, some in predictions.items()},
-        # what an evaluation of a causal model has: nothing of it is measured here
-        "perplexity": None,
-        "text_pieces": [],
-        "samples": [],
-    }
-    beside = opened(inputs.beside, config.provider, dtype, device) if inputs.beside is not None else None
-    evaluation["latency"] = row_times(inputs, runner, beside, reader(timed_texts(list(tasks.values()))))
-    headline = classifier_headline(evaluation)
-    note(
-        f"accuracy {headline['accuracy']:.3f}, macro F1 {headline['macro_f1']:.3f}, calibration error {headline['calibration_error']:.3f}"
-    )
-    return _written(evaluation, headline, content)
+
+    def predictions(runner: Any, reader: TextReader, task: LabelledTask, name: str) -> Predictions:
+        counter = bar(f"classifying {name}", len(task.texts), "texts")
+        logits = encoded(runner, reader(task.texts), config.batch_size * 128, counter.advance)
+        return Predictions.of(logits.double().log_softmax(dim=-1).numpy(), task.labels)
+
+    return measure_classes(config, inputs, tasks, CLASSES, predictions, content)
 
 
 def evaluate_pair_scorer(config: EvaluateConfig, inputs: EvaluateInputs, content: Path) -> EvaluationArtifact:
@@ -92,17 +70,7 @@ def evaluate_pair_scorer(config: EvaluateConfig, inputs: EvaluateInputs, content
     dtype = pick_dtype(config.precision, device)
     runner, reader = opened(model, config.provider, dtype, device), TextReader.of(model)
     pairs = {name: list(zip(*task.texts, strict=True)) for name, task in tasks.items()}
-    evaluation: dict[str, Any] = {
-        "format": model.kind,
-        "num_blocks": model.facts.num_blocks,
-        "model_fingerprint": model.fingerprint,
-        "part": config.part,
-        **sizes_measured(model),
-        "tasks": {},
-        "right": {},
-        "perplexity": None,
-        "text_pieces": [],
-        "samples": [],
+    evaluation = base_evaluation(config, inputs) | {
         # the logit of each pair, in the column where an encoder has the cosine
         "pairs": {
             name: {
@@ -119,16 +87,7 @@ def evaluate_pair_scorer(config: EvaluateConfig, inputs: EvaluateInputs, content
     evaluation["latency"] = row_times(
         inputs, runner, beside, reader([p for some in pairs.values() for p in some[:share]])
     )
-    return _written(evaluation, encoder_headline(evaluation), content)
-
-
-def _written(evaluation: dict[str, Any], headline: dict[str, float], content: Path) -> EvaluationArtifact:
-    """Write an evaluation, and tell its headline."""
-    (content / RESULT).write_text(json.dumps(evaluation, indent=1, ensure_ascii=False))
-    for name, value in headline.items():
-        metric(name, value)
-    named = {name: evaluation[name] for name in ("format", "model_fingerprint", "part")}
-    return EvaluationArtifact.at(content, EvaluationFacts(**named, others=headline))
+    return write_evaluation(evaluation, encoder_headline(evaluation), content)
 
 
 def _scores(
@@ -136,18 +95,6 @@ def _scores(
 ) -> list[float]:
     counter = bar(f"scoring {name}", len(pairs), "pairs")
     return encoded(runner, reader(pairs), batch_size * 128, counter.advance)[:, 1].tolist()
-
-
-def timed_texts(tasks: Sequence[LabelledTask]) -> list[str]:
-    """Return texts of all tasks in equal shares, long and short as they come."""
-    share_of_task = max(1, NUM_TIMED_TEXTS // len(tasks))
-    return [text for task in tasks for text in task.texts[:share_of_task]]
-
-
-def _predictions(runner: Any, reader: TextReader, task: LabelledTask, batch_size: int, name: str) -> Predictions:
-    counter = bar(f"classifying {name}", len(task.texts), "texts")
-    logits = encoded(runner, reader(task.texts), batch_size * 128, counter.advance)
-    return Predictions.of(logits.double().log_softmax(dim=-1).numpy(), task.labels)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Evaluations of classifiers: of texts, of pairs of texts, of words."""
