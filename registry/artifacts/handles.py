@@ -34,14 +34,10 @@ from attar.registry.artifacts.kinds.kind_facts import (
 from attar.registry.artifacts.kinds.prefix_facts import CompressorArtifact, PrefixArtifact
 from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES, TAGGER
 
-DATA_CARD = (
-    "data_card"  # name of the files in a data set's `records/` that describe it: .md for people, .json for programs
-)
+DATA_CARD = "data_card"  # files in a data set's `records/` that describe it: .md for people, .json for programs
 TRIALS = "trials"  # name of the table in a merged model's `records/` that says what was tried
 FLIPS = "flips.jsonl"  # name of the file of a behaviour check that holds the texts of what changed, a line each
-FIGURES = (
-    "figures.json"  # name of the file of a release that holds all figures of the version, as MLflow writes its tables
-)
+FIGURES = "figures.json"  # file of a release with all figures of the version, as MLflow writes its tables
 
 
 class ModelArtifact(Artifact[ModelFacts]):
