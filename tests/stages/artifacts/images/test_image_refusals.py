@@ -72,7 +72,7 @@ def test_arrays_of_another_shape_are_refused(store: Store, tmp_path: Path) -> No
         ("random:resnet?num_channels=2", "num_channels is 2; accepted: 1, 3"),
         ("random:resnet?num_blocks=1", "num_blocks is 1; accepted: 2 or more"),
         ("random:resnet?num_classes=1", "num_classes is 1; accepted: 2 or more"),
-        ("random:convnext?image_size=0", "image_size is 0; accepted: 1 or more"),
+        ("random:convnext?image_size=0", "image_size is '0'; accepted: 1 to 1024"),
     ],
 )
 def test_sizes_that_make_no_net_are_refused_while_the_recipe_loads(source: str, message: str) -> None:
