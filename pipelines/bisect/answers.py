@@ -12,7 +12,7 @@ from attar.compressors.export.runtime import OnnxRunner
 from attar.compressors.measure.choices import choice_likelihoods
 from attar.compressors.measure.likelihood import token_logprobs
 from attar.compressors.models.runner import ForkingRunner, TorchRunner
-from attar.registry.artifacts.handles import Artifact
+from attar.registry.artifacts.handles import Artifact, ModelArtifact, OnnxArtifact
 from attar.stages.artifacts.dataset.prompts import choice_context, row_prompt
 from attar.stages.artifacts.dataset.right_answers import right_answers, written_answers
 from attar.stages.artifacts.dataset.rows import Row
@@ -21,6 +21,8 @@ from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.runtime.device import Precision, pick_device, pick_dtype
 
 BATCH_SIZE = 16
+# Forms that are asked here, by torch and by onnxruntime.
+QUESTIONED = (ModelArtifact.kind, OnnxArtifact.kind)
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,15 @@ class TokenOdds:
     token: str
     before: float | None
     after: float | None
+
+
+def refuse_not_asked(artifact: Artifact) -> None:
+    """Raise ValueError for a model that writes no text, and for a form that is not run here."""
+    if artifact.kind not in QUESTIONED:
+        raise ValueError(
+            f"a stage's change of an answer is looked for in text that models write, and this is of kind {artifact.kind}; accepted: the form model "
+            "or onnx of a causal language model"
+        )
 
 
 @dataclass(frozen=True)

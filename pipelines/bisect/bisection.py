@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from attar.pipelines.bisect.answers import Answer, Opened, TokenOdds, beside
+from attar.pipelines.bisect.answers import Answer, Opened, TokenOdds, beside, refuse_not_asked
 from attar.pipelines.bisect.chain import Lineage, Link
 from attar.pipelines.bisect.search import Change, find_changes
 from attar.registry.artifacts.handles import DatasetArtifact
@@ -75,6 +75,9 @@ def bisect_chain(lineage: Lineage, last: Link, rows: Sequence[Row], max_new_toke
     chain = lineage.chain(last)
     if len(chain) < 2:
         raise ValueError(f"{last} was made from no other model: there is nothing to bisect")
+    for link in (chain[0], chain[-1]):  # before the first of them is loaded
+        if lineage.store.holds(link.stage, link.key):
+            refuse_not_asked(lineage.store.load(link.stage, link.key))
     opened_models: set[int] = set()
     counter = bar("asking models", 0, "models")
 

@@ -18,7 +18,8 @@ FIGURES = {
 }
 UNITS = {"": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
 LIMIT = re.compile(
-    r"(?P<figure>\w+)\s*(?P<sign><=|>=)\s*(?P<value>[0-9.]+(?:e[+-]?\d+)?)\s*(?P<unit>[a-z]*)", re.IGNORECASE
+    r"(?P<figure>\w+)\s*(?P<sign><=|>=)\s*(?P<value>(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d{1,3})?)\s*(?P<unit>[a-z]*)",
+    re.IGNORECASE,
 )
 
 

@@ -115,7 +115,7 @@ def check_statement(text: str, digest: str, key: SSlibKey, who: str) -> dict[str
         is_ours = envelope.payload_type == PAYLOAD_TYPE and statement["_type"] == STATEMENT
     except VerificationError as error:
         raise UnsignedModelError(f"{who}: it was not signed with this key") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnsignedModelError(f"{who}: its signed statement cannot be read") from error
     if not is_ours or subjects != {CHECKSUMS: digest}:
         raise UnsignedModelError(f"{who}: what was signed is another version than this")

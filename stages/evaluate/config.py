@@ -198,3 +198,9 @@ class EvaluateInputs:
     beside: Measured | None = None
     baseline: EvaluationArtifact | None = None
     form: ModelArtifact | OnnxArtifact | GgufArtifact | None = None
+
+
+def refuse_provider(config: EvaluateConfig, is_graph: bool) -> None:
+    """Raise ValueError for a provider of onnxruntime where no graph is measured."""
+    if config.provider != CPU and not is_graph:
+        raise ValueError(f"provider is {config.provider!r}, but the model is no ONNX graph; accepted: {CPU!r}")

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from attar.compressors.encode.early_exits import ExitVectors
 from attar.compressors.encode.encoder import EmbeddingRunner, encoded
-from attar.compressors.export.runtime import CPU
 from attar.compressors.measure.cost import decode_flops
 from attar.compressors.measure.ranking import cosines, ranked
 from attar.registry.artifacts.facts import Facts, several
@@ -25,7 +24,7 @@ from attar.stages.artifacts.mixed_subjects import refuse_causal_fields, refuse_m
 from attar.stages.artifacts.text_models import opened
 from attar.stages.artifacts.work_forecast import FORWARD, TOKENS_PER_ROW, num_questions_of
 from attar.stages.contract import Forecast
-from attar.stages.evaluate.config import CAUSAL_FIELDS, EvaluateConfig, EvaluateInputs
+from attar.stages.evaluate.config import CAUSAL_FIELDS, EvaluateConfig, EvaluateInputs, refuse_provider
 from attar.stages.evaluate.rankings import encoder_headline
 from attar.stages.evaluate.retrieval import Task, read_corpus, read_task, timed_texts
 from attar.stages.evaluate.timing import embedding_times
@@ -65,8 +64,7 @@ def encoder_evaluation_forecast(config: EvaluateConfig, inputs: Mapping[str, tup
         raise ValueError(
             f"input text is a corpus or text to predict, and the model is {subject.words}; accepted: tasks alone"
         )
-    if config.provider != CPU and model.get("format") != "onnx":
-        raise ValueError(f"provider is {config.provider!r}, but the model is no ONNX graph; accepted: {CPU!r}")
+    refuse_provider(config, model.get("format") == "onnx")
     num_parameters = float(model.get("num_parameters", 0))
     num_rows = num_questions_of(inputs["tasks"], config.max_rows)
     flops = FORWARD * float(model.get("num_matmul_parameters", num_parameters)) * num_rows * TOKENS_PER_ROW

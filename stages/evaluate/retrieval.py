@@ -66,6 +66,7 @@ def read_task(data: DatasetArtifact, name: str, corpus: Mapping[str, str] | None
     if any(row.positives for row in rows):
         return _named(rows, name, corpus)
     texts = list(dict.fromkeys(row.answer for row in rows))
+    _refuse_single(texts, name)
     index = {text: position for position, text in enumerate(texts)}
     right: dict[str, set[int]] = {}
     for row in rows:  # a question may be asked twice: each of its answers is right
@@ -86,6 +87,11 @@ def _pairs(rows: Sequence[Row], name: str) -> Task:
         raise ValueError(
             f"task {name}: row {lone} stands without a similarity among pairs; accepted: two pairs at least, all graded"
         )
+    if len({*similarities}) < 2:
+        raise ValueError(
+            f"task {name}: all {len(rows)} pairs have similarity {similarities[0]:g}, so that none is closer than another; accepted: two "
+            "different ones at least"
+        )
     return Task(
         ([row.question for row in rows], [row.answer for row in rows]), [float(value or 0.0) for value in similarities]
     )
@@ -94,6 +100,7 @@ def _pairs(rows: Sequence[Row], name: str) -> Task:
 def _named(rows: Sequence[Row], name: str, corpus: Mapping[str, str] | None) -> Task:
     if corpus is None:
         raise ValueError(f"task {name}: its questions name texts of a corpus by id; give the corpus as the input text")
+    _refuse_single([*corpus], name)
     index = {text_id: position for position, text_id in enumerate(corpus)}
     for row in rows:
         if unknown := [text_id for text_id in row.positives if text_id not in index]:
@@ -104,3 +111,11 @@ def _named(rows: Sequence[Row], name: str, corpus: Mapping[str, str] | None) -> 
             raise ValueError(f"task {name}: row {row.id} names no text that answers it; accepted: one at least")
     positives = [{index[text_id] for text_id in row.positives} for row in rows]
     return Task(([row.question for row in rows], list(corpus.values())), positives=positives)
+
+
+def _refuse_single(texts: Sequence[str], name: str) -> None:
+    """Raise ValueError for texts of which any encoder finds the right one."""
+    if len(texts) < 2:
+        raise ValueError(
+            f"task {name}: there is a single text to find, which every encoder finds; accepted: two different ones at least"
+        )

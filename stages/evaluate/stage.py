@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attar.compressors.data.prompts import stop_token_ids, text_windows
-from attar.compressors.export.runtime import CPU, OnnxRunner
+from attar.compressors.export.runtime import OnnxRunner
 from attar.compressors.measure.cost import flops_per_token
 from attar.compressors.measure.likelihood import perplexity_of, piece_losses
 from attar.compressors.measure.memory import held_bytes
@@ -32,7 +32,7 @@ from attar.stages.evaluate.answering import Answering, by_kind, guessed_share
 from attar.stages.evaluate.blocks import Blocks, ask_in_blocks, order_seed
 from attar.stages.evaluate.classes.classifier import evaluate_classifier
 from attar.stages.evaluate.classes.tagger import evaluate_tagger
-from attar.stages.evaluate.config import COUNTED, EvaluateConfig, EvaluateInputs, Measured
+from attar.stages.evaluate.config import COUNTED, EvaluateConfig, EvaluateInputs, Measured, refuse_provider
 from attar.stages.evaluate.encoder import encoder_evaluation_forecast, evaluate_encoder
 from attar.stages.evaluate.headline import headline_metrics
 from attar.stages.evaluate.images.measures import evaluate_images, image_evaluation_forecast
@@ -60,8 +60,7 @@ def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         return forecast(config, inputs)
     if not (inputs.get("tasks") or inputs.get("text") or config.harness.tasks):
         raise ValueError("nothing to measure quality on: give the input tasks or text, or config harness.tasks")
-    if config.provider != CPU and "hidden_size" in inputs["model"][0]:
-        raise ValueError(f"provider is {config.provider!r}, but the model is no ONNX graph; accepted: {CPU!r}")
+    refuse_provider(config, "hidden_size" not in inputs["model"][0])
     if inputs.get("original"):
         check_draft(inputs)
     if config.stop is not None and not inputs.get("tasks"):

@@ -16,7 +16,7 @@ from attar.compressors.diffusion.session import GraphSampler
 from attar.compressors.export.runtime import CPU
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import DenoiserArtifact, SamplerGraphArtifact
-from attar.registry.artifacts.subjects import form_of
+from attar.registry.artifacts.subjects import DENOISER, form_of
 from attar.stages.artifacts.denoiser.folder import SCHEDULER, Denoiser, companion_bytes, load_denoiser
 from attar.stages.artifacts.denoiser.guidance import attach_guidance, check_guidance
 from attar.stages.artifacts.model.size_forecast import stored_bytes
@@ -25,26 +25,21 @@ from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.contract import Forecast
 from attar.stages.export.config import ExportConfig, ExportInputs
 from attar.stages.export.formats.onnx import OnnxFormat
+from attar.stages.export.limits import refuse_causal_export
 from attar.stages.runtime.progress import bar, metric, note
 
 # Largest difference of a pixel in [-1, 1] after all steps: a fiftieth of a grey level of 256.
 MAX_DIFFERENCE = 1e-3
-CAUSAL_FIELDS = ("num_new_tokens", "min_token_agreement", "max_logit_difference")
 COPIED = ("num_image_channels", "num_timesteps", "num_parameters", "num_products")
 
 
 def sampler_graph_forecast(config: ExportConfig, model: Facts, given: Mapping[str, Sequence[Facts]]) -> Forecast:
     """Return what the graph will be. Raises ValueError for what no denoiser has: other formats, text, steps that do not meet."""
-    if config.format.kind != "onnx":
-        raise ValueError(f"format.kind is {config.format.kind!r}, but the model is a denoiser; accepted: 'onnx'")
-    if "text" in given:
-        raise ValueError("input text is for causal language models, and the model is a denoiser; accepted: guidance")
+    accepted = "format.opset, format.num_steps, num_prompts"
+    others = [name for name in given if name != "guidance"]
+    refuse_causal_export(config, DENOISER, others, accepted=accepted, more=["max_logit_difference"])
     for adapter in given.get("guidance", ()):
         check_guidance(adapter)
-    if causal := [name for name in CAUSAL_FIELDS if name in config.model_fields_set]:
-        raise ValueError(
-            f"{causal[0]} is given, but the model is a denoiser, which writes nothing; accepted: format.opset, format.num_steps, num_prompts"
-        )
     if model.get("num_timesteps", 0) % config.format.num_steps:
         raise ValueError(
             f"format.num_steps is {config.format.num_steps}, which does not divide the {model['num_timesteps']} timesteps of the scheduler; "

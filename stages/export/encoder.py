@@ -29,11 +29,11 @@ from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.contract import Forecast
 from attar.stages.export.config import ExportConfig, ExportInputs
 from attar.stages.export.formats.onnx import EarlyExits, OnnxFormat
+from attar.stages.export.limits import refuse_causal_export
 from attar.stages.runtime.progress import bar, metric, note
 
 # Largest difference of a number of a vector: other sums of the same float32 numbers are a hundredth of it apart.
 MAX_DIFFERENCE = 1e-4
-CAUSAL_FIELDS = ("num_new_tokens", "min_token_agreement")
 
 
 def encoder_graph_forecast(config: ExportConfig, model: Facts, other_inputs: Collection[str]) -> Forecast:
@@ -41,19 +41,7 @@ def encoder_graph_forecast(config: ExportConfig, model: Facts, other_inputs: Col
 
     Raises ValueError for what it has not: other formats, guidance, text that it writes.
     """
-    what = subject_of(model).words
-    if config.format.kind != "onnx":
-        raise ValueError(f"format.kind is {config.format.kind!r}, but the model is {what}; accepted: 'onnx'")
-    if config.format.operators != "fused":
-        raise ValueError(f"format.operators is {config.format.operators!r}, but the model is {what}; accepted: 'fused'")
-    if other_inputs:
-        raise ValueError(
-            f"input {next(iter(other_inputs))} is for causal language models, and the model is {what}; accepted: none"
-        )
-    if given := [name for name in CAUSAL_FIELDS if name in config.model_fields_set]:
-        raise ValueError(
-            f"{given[0]} is given, but the model is {what}, which writes nothing; accepted: format.opset, num_prompts"
-        )
+    refuse_causal_export(config, subject_of(model), other_inputs)
     num_blocks = int(model.get("num_blocks", 0))
     num_removed = num_blocks - config.format.exit if config.format.exit and num_blocks else 0
     facts = {**exported({**model, **without_blocks(model, num_removed)}), **form_of(model)}

@@ -14,6 +14,7 @@ from attar.compressors.images.classifier import logits_of
 from attar.compressors.images.session import GraphClassifier
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import ImageClassifierArtifact, ImageDatasetArtifact, ImageGraphArtifact
+from attar.registry.artifacts.subjects import IMAGES
 from attar.stages.artifacts.images.dataset import ImageBytes, part_rows, read_image_rows
 from attar.stages.artifacts.images.fit import graph_facts
 from attar.stages.artifacts.images.folder import load_classifier
@@ -24,28 +25,17 @@ from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.contract import Forecast
 from attar.stages.export.config import ExportConfig, ExportInputs
 from attar.stages.export.formats.onnx import OnnxFormat
+from attar.stages.export.limits import refuse_causal_export
 from attar.stages.runtime.progress import bar, metric, note
 
 # Largest difference of a log-probability, in nats: other sums of the same float32 numbers are a tenth of it apart.
 MAX_DIFFERENCE = 1e-3
 AT_ONCE = 32
-CAUSAL_FIELDS = ("num_new_tokens", "min_token_agreement")
 
 
 def image_graph_forecast(config: ExportConfig, model: Facts, other_inputs: Collection[str]) -> Forecast:
     """Return what the graph will be. Raises ValueError for what no image classifier has: other formats, guidance, text that it writes."""
-    if config.format.kind != "onnx":
-        raise ValueError(
-            f"format.kind is {config.format.kind!r}, but the model is an image classifier; accepted: 'onnx'"
-        )
-    if other_inputs:
-        raise ValueError(
-            f"input {next(iter(other_inputs))} is for causal language models, and the model is an image classifier; accepted: none"
-        )
-    if given := [name for name in CAUSAL_FIELDS if name in config.model_fields_set]:
-        raise ValueError(
-            f"{given[0]} is given, but the model is an image classifier, which writes nothing; accepted: format.opset, num_prompts"
-        )
+    refuse_causal_export(config, IMAGES, other_inputs)
     facts = graph_facts(model)
     num_bytes = 4.0 * float(model.get("num_parameters", 0))
     return Forecast(facts, peak_memory_bytes=3.0 * num_bytes, disk_bytes=stored_bytes(facts))

@@ -24,12 +24,12 @@ from attar.stages.artifacts.classifier.folder import (
     with_names,
 )
 from attar.stages.artifacts.encoder.folder import load_encoder, read_whole, refuse_no_encoder
-from attar.stages.artifacts.encoder.modules_file import LIMITS, SentenceForm
+from attar.stages.artifacts.encoder.modules_file import SentenceForm
 from attar.stages.artifacts.encoder.proof import probe_vectors, prove_encoder
 from attar.stages.artifacts.model.folder import load_tokenizer, quiet_transformers
-from attar.stages.artifacts.model.safe_folder import read_object, refuse_unsafe
+from attar.stages.artifacts.model.safe_folder import refuse_unsafe
 from attar.stages.artifacts.model.tokenizer_files import companion_bytes, refuse_no_tokenizer, without_rows
-from attar.stages.ingest.encoder import NO_LIMIT, check_text_source, cut_length, write_tokenizer
+from attar.stages.ingest.encoder import check_text_source, cut_length, text_limit, write_tokenizer
 from attar.stages.ingest.heads import HeadModel
 from attar.stages.ingest.source_line import ModelSource, random_options, source_folder
 from attar.stages.ingest.tiny_model import random_encoder
@@ -53,19 +53,20 @@ def classifier_forecast(source: ModelSource, config: HeadModel) -> Facts:
     """Return the facts that can be told before fetching. Raises ValueError for a folder whose classes have no names."""
     fresh = config.fresh_form
     if source.scheme == "random" and fresh is not None:
-        model = random_encoder(source.parts["family"], **random_options(source))[0]
-        head = with_head(model, fresh.output_names, config.seed, config.head.reader)
-        return classifier_facts(head, fresh, cut_length(model.config, config.max_tokens, NO_LIMIT))
+        with torch.device("meta"):
+            model = random_encoder(source.parts["family"], **random_options(source))[0]
+            head = _under_head(model, fresh, config.seed)
+        return classifier_facts(head, fresh, cut_length(model.config, config.max_tokens))
     if source.scheme == "folder":
         folder = source.path
         refuse_unsafe(folder)
         refuse_no_tokenizer(folder)
         form = _form(folder, config)
         if head_of(folder) is not None:
-            return folder_facts(folder, form, _longest(folder, config, None))
+            return folder_facts(folder, form, text_limit(folder, config.max_tokens))
         refuse_no_encoder(folder)
         model = _under_head(read_whole(folder, "auto", device_map="meta"), form, config.seed)
-        return classifier_facts(model, form, _longest(folder, config, model.config))
+        return classifier_facts(model, form, text_limit(folder, config.max_tokens, model.config))
     # where texts are cut is known when the model is there
     return {name: value for name, value in fresh.facts(0).items() if name != "max_tokens"} if fresh is not None else {}
 
@@ -79,17 +80,22 @@ def ingest_classifier(source: ModelSource, config: HeadModel, sha256: str, scrat
         assert form is not None, "a random model without labels is refused while the recipe loads"
         encoder, tokenizer = random_encoder(source.parts["family"], **random_options(source))
         model = _under_head(encoder, form, config.seed)
-        longest = cut_length(model.config, config.max_tokens, NO_LIMIT)
+        longest = cut_length(model.config, config.max_tokens)
     else:
         refuse_unsafe(folder)
         refuse_no_tokenizer(folder)
         tokenizer, form = load_tokenizer(folder), _form(folder, config)
         model = _model(folder, config, form)
-        longest = _longest(folder, config, model.config)
-    if form.reads_words and not tokenizer.is_fast:
-        raise ValueError(
-            f"{folder}: its tokenizer does not tell where tokens are in a text; accepted for a tagger: one with tokenizer.json"
-        )
+        if form.reads_pairs and tokenizer.sep_token_id is None and getattr(model.config, "type_vocab_size", 0) > 1:
+            raise ValueError(
+                f"{folder}: the tokenizer has no sep_token, by which a {model.config.model_type} tells the texts of a pair apart; "
+                "accepted: one that has"
+            )
+        if form.reads_words and not tokenizer.is_fast:
+            raise ValueError(
+                f"{folder}: its tokenizer does not tell where tokens are in a text; accepted for a tagger: one with tokenizer.json"
+            )
+        longest = text_limit(folder, config.max_tokens, model.config)
     if form.reads_pairs:  # by which the tokens of the second text are known
         model.config.sep_token_id = tokenizer.sep_token_id
     is_fresh = folder is None or head_of(folder) is None
@@ -147,13 +153,3 @@ def _model(folder: Path, config: HeadModel, form: ClassForm) -> transformers.Pre
 
 def _under_head(encoder: transformers.PreTrainedModel, form: ClassForm, seed: int) -> transformers.PreTrainedModel:
     return with_head(encoder, form.output_names, seed, form.head.reader)
-
-
-def _longest(folder: Path, config: HeadModel, model_config: Any) -> int:
-    """Return where texts are cut: as asked for, as sentence-transformers or the tokenizer say, at the last position."""
-    from transformers import AutoConfig  # a second that a plan need not wait for
-
-    model_config = model_config or AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    stored = read_object(folder / LIMITS).get("max_seq_length") if (folder / LIMITS).exists() else None
-    limit = stored if isinstance(stored, int) and stored > 0 else int(load_tokenizer(folder).model_max_length)
-    return cut_length(model_config, config.max_tokens, limit)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -22,7 +22,7 @@ from attar.stages.artifacts.encoder.folder import (
     refuse_no_encoder,
     save_encoder,
 )
-from attar.stages.artifacts.encoder.modules_file import SentenceForm
+from attar.stages.artifacts.encoder.modules_file import SentenceForm, stored_limit
 from attar.stages.artifacts.encoder.proof import probe_vectors, prove_encoder
 from attar.stages.artifacts.model.folder import load_tokenizer, quiet_transformers
 from attar.stages.artifacts.model.older_form import write_older_tokenizer
@@ -38,9 +38,6 @@ from attar.stages.contract import StageConfig
 from attar.stages.ingest.source_line import FORMS, ModelSource, random_options, source_folder
 from attar.stages.ingest.tiny_model import ENCODER_FAMILIES, random_encoder
 from attar.stages.runtime.progress import note
-
-if TYPE_CHECKING:
-    pass
 
 # What some tokenizers give for "no limit", 10^30.
 NO_LIMIT = 1_000_000
@@ -101,10 +98,12 @@ def check_text_source(source: ModelSource, strip_from_names: Sequence[str], kind
 def encoder_forecast(source: ModelSource, config: SentenceModel) -> Facts:
     """Return the facts that can be told before fetching. That it is an encoder is one of them."""
     if source.scheme == "random":
-        model = random_encoder(source.parts["family"], **random_options(source))[0]
-        return encoder_facts(model, _form(None, config, model.config, NO_LIMIT))
+        with torch.device("meta"):
+            model = random_encoder(source.parts["family"], **random_options(source))[0]
+        return encoder_facts(model, _form(None, config, model.config))
     if source.scheme == "folder":
-        return folder_facts(source.path, default_form(source.path, *_wanted(config)))
+        facts = folder_facts(source.path, default_form(source.path, *_wanted(config)))
+        return {**facts, "max_tokens": text_limit(source.path, config.max_tokens)}
     return form_facts(default_form(None, *_wanted(config)))
 
 
@@ -116,14 +115,14 @@ def ingest_encoder(
     folder = source_folder(source, sha256, scratch)
     if folder is None:
         model, tokenizer = random_encoder(source.parts["family"], **random_options(source))
-        form = _form(None, config, model.config, NO_LIMIT)
+        form = _form(None, config, model.config)
     else:
         refuse_unsafe(folder)
         refuse_no_encoder(folder)
         refuse_no_tokenizer(folder)
         tokenizer = load_tokenizer(folder)
         model = load_encoder(folder, form=default_form(folder, *_wanted(config))).model
-        form = _form(folder, config, model.config, int(tokenizer.model_max_length))
+        form = _form(folder, config, model.config)
     encoder = SentenceEncoder(model, form.pooling).eval()
     expected = probe_vectors(encoder, "ingest_model")
     artifact = save_encoder(encoder, content, form)
@@ -137,20 +136,32 @@ def ingest_encoder(
     return EncoderArtifact.at(content, artifact.facts | beyond, companion_bytes=companion_bytes(content))
 
 
-def _form(folder: Path | None, config: SentenceModel, model_config: Any, tokenizer_limit: int) -> SentenceForm:
+def _form(folder: Path | None, config: SentenceModel, model_config: Any) -> SentenceForm:
     """Return the form with the length at which texts are cut. Raises ValueError for one that the model has no positions for."""
-    form = default_form(folder, *_wanted(config))
-    longest = cut_length(model_config, form.max_tokens, tokenizer_limit)
+    form, wanted = default_form(folder, *_wanted(config)), config.max_tokens
+    longest = cut_length(model_config, wanted) if folder is None else text_limit(folder, wanted, model_config)
     form = SentenceForm(pooling=form.pooling, max_tokens=longest, settings=form.settings)
     return form.with_prompts(config.query_prompt, config.document_prompt)
 
 
-def cut_length(model_config: Any, wanted: int, tokenizer_limit: int) -> int:
-    """Return where texts are cut: as `wanted`, else as the tokenizer says, at most at the last position. Raises ValueError past that."""
+def text_limit(folder: Path, wanted: int, model_config: Any = None) -> int:
+    """Return where a folder's texts are cut: as `wanted`, else as sentence-transformers or the tokenizer say, at the last position.
+
+    Raises ValueError for more than the model has positions.
+    """
+    from transformers import AutoConfig  # a second that a plan need not wait for
+
+    model_config = model_config or AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return cut_length(model_config, wanted, stored_limit(folder) or load_tokenizer(folder).model_max_length)
+
+
+def cut_length(model_config: Any, wanted: int, stored: Any = NO_LIMIT) -> int:
+    """Return where texts are cut: as `wanted`, else as what is stored says, at most at the last position. Raises ValueError past that."""
     positions = int(model_config.max_position_embeddings) - OFFSET_FAMILIES.get(model_config.model_type, 0)
     if wanted > positions:
         raise ValueError(f"max_tokens is {wanted}, but the model has {positions} positions; accepted: 1 to {positions}")
-    return wanted or min(positions, tokenizer_limit if tokenizer_limit < NO_LIMIT else positions)
+    is_count = isinstance(stored, int | float) and not isinstance(stored, bool) and 1 <= stored < NO_LIMIT
+    return wanted or min(positions, int(stored) if is_count else positions)
 
 
 def _wanted(config: SentenceModel) -> tuple[str, bool | None, int]:

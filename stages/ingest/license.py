@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
+from attar.stages.artifacts.model.safe_folder import MAX_TEXT_BYTES, read_object
 from attar.stages.ingest.source_line import ModelSource
 
 CARD = "README.md"
@@ -39,13 +39,17 @@ OPENINGS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("bsd-2-clause", ("redistribution and use in source and binary forms",)),
 )
 OPENING_CHARS = 1500
+# Of a licence's text, which a folder may hold any file as.
+MAX_TEXT_CHARS = 1_000_000
 
 
 def source_license(source: ModelSource, scratch: Path) -> str:
     """Return the licence id that came with a fetched model, such as `apache-2.0`. Empty where nothing says, `other` where it is none known."""
     if source.scheme in ("gguf", "wheel"):
         path = source.path if source.scheme == "gguf" else scratch / source.parts["member"]
-        return folder_license(path) if path.is_dir() else _license_id(_header_license(path))
+        if path.is_dir():
+            return folder_license(path)
+        return _license_id(_header_license(path)) if path.suffix == ".gguf" else ""
     homes = {"folder": source.path, "tower": source.path, "hub": scratch / "hub", "models": scratch / "registered"}
     home = homes.get(source.scheme)
     return folder_license(home) if home is not None else ""
@@ -60,7 +64,7 @@ def _card_license(card: Path) -> str:
     """Read `license:` from the front matter of a model card; `license_name:` where that says `other`."""
     from huggingface_hub.repocard import metadata_load  # only folders with a card need it
 
-    if not card.is_file():
+    if not card.is_file() or card.stat().st_size > MAX_TEXT_BYTES:
         return ""
     try:
         front = metadata_load(card) or {}
@@ -71,7 +75,7 @@ def _card_license(card: Path) -> str:
 
 
 def _config_license(config: Path) -> str:
-    return _license_id(json.loads(config.read_text()).get("license")) if config.is_file() else ""
+    return _license_id(read_object(config).get("license")) if config.is_file() else ""
 
 
 def _text_license(folder: Path) -> str:
@@ -79,7 +83,8 @@ def _text_license(folder: Path) -> str:
     paths = [path for path in sorted(folder.glob("*")) if path.is_file() and path.stem.upper() in LICENSE_FILES]
     if not paths:
         return ""
-    text = paths[0].read_text(errors="replace")
+    with paths[0].open(errors="replace") as stream:
+        text = stream.read(MAX_TEXT_CHARS)
     if match := SPDX.search(text):
         return _license_id(match[1])
     opening = " ".join(text.lower().split())[:OPENING_CHARS]

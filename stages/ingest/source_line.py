@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
+
+import torch
 
 from attar.registry.artifacts.confinement import confined
 from attar.registry.artifacts.fingerprint import file_digest
@@ -20,7 +22,7 @@ from attar.stages.artifacts.model.folder import (
     quiet_transformers,
 )
 from attar.stages.artifacts.model.packed_folder import plain_folder
-from attar.stages.artifacts.model.vision_folder import write_tower
+from attar.stages.artifacts.model.vision_folder import refuse_no_vision_model, write_tower
 from attar.stages.artifacts.model.weight_files import WEIGHTS
 from attar.stages.ingest.archive import from_wheel, is_plain_member
 from attar.stages.ingest.gguf_file import load_gguf
@@ -49,6 +51,10 @@ PATTERNS = {
     "models": r"/(?P<name>[^@/]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))",
     "random": r"(?P<family>\w+)(?:\?(?P<options>.*))?",
 }
+# What a random model of text is told of its size, and the most that is taken: it is built to be tried, in memory.
+TEXT_OPTIONS = ("num_blocks", "hidden_size", "seed")
+MAX_SIZES = {"num_blocks": 1_000, "image_size": 1_024, "sample_size": 1_024, "num_channels": 3}
+MAX_SIZE, MAX_SEED = 16_384, 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -173,9 +179,23 @@ def _fetch_random(source: ModelSource, sha256: str, scratch: Path) -> tuple[tran
     return random_model(source.parts["family"], **random_options(source))
 
 
-def random_options(source: ModelSource) -> dict[str, int]:
-    """Return the options of a `random:` source."""
-    return {name: int(value) for name, value in parse_qsl(source.parts.get("options", ""))}
+def random_options(source: ModelSource, known: Collection[str] = TEXT_OPTIONS) -> dict[str, int]:
+    """Return the options of a `random:` source. Raises ValueError for one that is not known, no whole number, or too large to be built."""
+    options: dict[str, int] = {}
+    for name, value in parse_qsl(source.parts.get("options", ""), keep_blank_values=True):
+        if name not in known:
+            raise ValueError(f"source random:{source.rest}: option {name!r} is unknown; accepted: {', '.join(known)}")
+        least, most = (0, MAX_SEED) if name == "seed" else (1, MAX_SIZES.get(name, MAX_SIZE))
+        if not re.fullmatch("(?a:[0-9]{1,10})", value) or not least <= int(value) <= most:
+            raise ValueError(
+                f"source random:{source.rest}: {name} is {value[:40]!r}; accepted: {least} to {most}, a whole number"
+            )
+        options[name] = int(value)
+    if known == TEXT_OPTIONS and options.get("hidden_size", 8) % 8:
+        raise ValueError(
+            f"source random:{source.rest}: hidden_size is {options['hidden_size']}; accepted: a multiple of 8, which the heads share"
+        )
+    return options
 
 
 # Sources that are plain folders, and those whose weights are written anew.
@@ -194,9 +214,14 @@ FETCHERS: dict[str, Callable[[ModelSource, str, Path], tuple[transformers.PreTra
 
 def local_facts(source: ModelSource, strip_from_names: Sequence[str] = ()) -> dict[str, Any]:
     """Return the facts that can be told before fetching: from a local folder's config, or a random model's options."""
+    if source.scheme == "tower":
+        refuse_no_vision_model(source.path)
     if source.scheme == "folder":
         return dict(folder_facts(source.path, strip_from_names))
     if source.scheme == "random":
         counted = random_facts(source.parts["family"], **random_options(source))
-        return counted or dict(model_facts(_fetch_random(source, "", Path())[0]))
+        if counted:
+            return counted
+        with torch.device("meta"):
+            return dict(model_facts(_fetch_random(source, "", Path())[0]))
     return {}

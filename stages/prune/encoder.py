@@ -19,7 +19,7 @@ from attar.stages.runtime.device import pick_device
 from attar.stages.runtime.progress import bar, note
 
 
-def check_encoder_prune(config: PruneConfig, subject: Subject = ENCODER) -> None:
+def check_whole_prune(config: PruneConfig, subject: Subject = ENCODER) -> None:
     """Raise ValueError for a repair, a plan or a budget that knows causal models alone."""
     if config.plan is not None or config.patch.kind != "none" or config.in_memory == "block":
         given = "plan" if config.plan is not None else "patch" if config.patch.kind != "none" else "in_memory"

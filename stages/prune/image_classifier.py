@@ -7,25 +7,18 @@ from pathlib import Path
 
 from attar.compressors.images.layout import check_image_cut, image_blocks, remove_image_blocks, without_blocks
 from attar.registry.artifacts.handles import ImageClassifierArtifact
+from attar.registry.artifacts.subjects import IMAGES
 from attar.stages.artifacts.images.folder import load_classifier, save_classifier
 from attar.stages.artifacts.images.proof import check_kept, probe_logits, prove_classifier
 from attar.stages.prune.config import PruneConfig
+from attar.stages.prune.encoder import check_whole_prune
 from attar.stages.runtime.device import pick_device
 from attar.stages.runtime.progress import bar, note
 
 
 def check_image_prune(config: PruneConfig) -> None:
     """Raise ValueError for a repair, a plan or a budget that knows causal models alone."""
-    if config.plan is not None or config.patch.kind != "none" or config.in_memory == "block":
-        given = "plan" if config.plan is not None else "patch" if config.patch.kind != "none" else "in_memory"
-        raise ValueError(
-            f"{given} is for causal language models, and the model is an image classifier; accepted: num_blocks, blocks or keep_fraction, "
-            "without a patch"
-        )
-    if others := sorted(set(config.keep_fraction) - {"blocks", "parameters"}):
-        raise ValueError(
-            f"keep_fraction.{others[0]} is counted a decoded token; accepted for an image classifier: blocks, parameters"
-        )
+    check_whole_prune(config, IMAGES)
     if not config.blocks and (config.choice != "free" or config.metric != "block_influence"):
         given = f"choice is {config.choice!r}" if config.choice != "free" else f"metric is {config.metric!r}"
         raise ValueError(

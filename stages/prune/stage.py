@@ -24,7 +24,7 @@ from attar.stages.artifacts.model.size_forecast import blocks_over, stored_bytes
 from attar.stages.contract import Forecast, stage
 from attar.stages.prune.block_choice import check_choice, chosen_blocks, requested_blocks
 from attar.stages.prune.config import WAYS, LinearPatch, NoPatch, PlanConfig, PruneConfig, PruneInputs, RefitPatch
-from attar.stages.prune.encoder import check_encoder_prune, prune_encoder
+from attar.stages.prune.encoder import check_whole_prune, prune_encoder
 from attar.stages.prune.image_classifier import check_image_prune, prune_classifier
 from attar.stages.prune.plan_vocabulary import PlannedVocabulary
 from attar.stages.prune.refit_pass import refit_result
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 NUM_COPIES = {"none": 2, "linear": 3, "refit": 4}
 # What is refused of models of another subject than causal text, and how they are cut.
 CHECKS = {
-    ENCODER: check_encoder_prune,
-    CLASSIFIER: partial(check_encoder_prune, subject=CLASSIFIER),
-    TAGGER: partial(check_encoder_prune, subject=TAGGER),
+    ENCODER: check_whole_prune,
+    CLASSIFIER: partial(check_whole_prune, subject=CLASSIFIER),
+    TAGGER: partial(check_whole_prune, subject=TAGGER),
     IMAGES: check_image_prune,
 }
 RUNS: dict[Subject, Callable[..., AnyModel]] = {

@@ -39,13 +39,18 @@ def check_encoder_quantize(config: QuantizeConfig, subject: Subject = ENCODER) -
         raise ValueError(
             f"method is {config.method!r}, which is calibrated on a causal graph; accepted for {subject.words}: {', '.join(METHODS)}"
         )
+    refuse_causal_settings(config, subject, "none")
+
+
+def refuse_causal_settings(config: QuantizeConfig, subject: Subject, accepted: str) -> None:
+    """Raise ValueError for what is calibrated by running a graph over text. `accepted`: instead of matrices that stay."""
     if config.smooth and "smooth" in config.model_fields_set:
         raise ValueError(
             f"smooth is {config.smooth:g}, which is calibrated on a causal graph; accepted for {subject.words}: 0"
         )
     if config.max_kept or config.twofold:
         raise ValueError(
-            f"{'max_kept' if config.max_kept else 'twofold'} is for causal graphs; accepted for {subject.words}: none"
+            f"{'max_kept' if config.max_kept else 'twofold'} is for causal graphs; accepted for {subject.words}: {accepted}"
         )
 
 

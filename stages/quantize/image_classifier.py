@@ -12,12 +12,14 @@ from attar.compressors.export.runtime import CPU
 from attar.compressors.images.classifier import logits_of
 from attar.compressors.images.session import GraphClassifier
 from attar.registry.artifacts.handles import ImageDatasetArtifact, ImageGraphArtifact
+from attar.registry.artifacts.subjects import IMAGES
 from attar.stages.artifacts.images.dataset import ImageBytes, part_rows, read_image_rows
 from attar.stages.artifacts.images.fit import graph_facts
 from attar.stages.artifacts.images.pixels import PROCESSOR, PixelReader, StoredPixels, pixel_batches
 from attar.stages.artifacts.onnx_folder import DATA, disk_bytes, read_structure, write_graph
 from attar.stages.artifacts.onnx_session import GRAPH, open_session
 from attar.stages.quantize.config import QuantizeConfig, QuantizeInputs
+from attar.stages.quantize.encoder import refuse_causal_settings
 from attar.stages.quantize.limits import ClassLimits
 from attar.stages.runtime.progress import bar, metric, note
 
@@ -32,14 +34,7 @@ def check_image_quantize(config: QuantizeConfig) -> None:
         raise ValueError(
             f"weights.kind is {config.weights.kind!r}, which is for matrices alone; accepted for an image classifier: {', '.join(KINDS)}"
         )
-    if config.smooth and "smooth" in config.model_fields_set:
-        raise ValueError(
-            f"smooth is {config.smooth:g}, which is for causal graphs; accepted for an image classifier: 0"
-        )
-    if config.max_kept or config.twofold:
-        raise ValueError(
-            f"{'max_kept' if config.max_kept else 'twofold'} is for causal graphs; accepted for an image classifier: exclude"
-        )
+    refuse_causal_settings(config, IMAGES, "exclude")
 
 
 def quantize_image_graph(

@@ -38,7 +38,7 @@ class Limits(DescribedModel):
     min_agreement: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of tokens at which both would greedily say the same, in [0, 1]."""
 
-    max_perplexity_ratio: float = Field(default=math.inf, gt=0.0)
+    max_perplexity_ratio: float = Field(default=math.inf, gt=0.0, allow_inf_nan=True)
     """Perplexity of the quantized model / that of the original."""
 
     max_size_fraction: float = Field(default=1.0, gt=0.0)

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 class DescribedModel(BaseModel):
     """A frozen model without unknown fields, each of its fields described by the docstring under it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, allow_inf_nan=False)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **options: Any) -> None:

@@ -36,13 +36,18 @@ def check_encoder_scan(config: ScanConfig, subject: Subject = ENCODER) -> None:
         raise ValueError(
             f"metrics has {causal[0]!r}, which needs a causal language model; accepted for {subject.words}: {', '.join(METRICS)}"
         )
+    refuse_causal_scan(config, subject)
+    accepted = "num_samples, max_tokens, batch_size, precision"
+    refuse_causal_fields(subject, sorted(config.calibration.model_fields_set), CAUSAL_FIELDS, accepted)
+
+
+def refuse_causal_scan(config: ScanConfig, subject: Subject) -> None:
+    """Raise ValueError for what is measured of models alone that write token by token."""
     if config.candidates.axes or config.measure_latency or config.in_memory == "block":
         given = "candidates" if config.candidates.axes else "measure_latency" if config.measure_latency else "in_memory"
         raise ValueError(
             f"{given} is for causal language models; accepted for {subject.words}: metrics and calibration alone"
         )
-    accepted = "num_samples, max_tokens, batch_size, precision"
-    refuse_causal_fields(subject, sorted(config.calibration.model_fields_set), CAUSAL_FIELDS, accepted)
 
 
 def scan_encoder(config: ScanConfig, model: AnyModel, data: DatasetArtifact, content: Path) -> ScanArtifact:

@@ -23,6 +23,7 @@ from attar.stages.artifacts.mixed_subjects import refuse_causal_fields
 from attar.stages.runtime.device import pick_device
 from attar.stages.runtime.progress import bar, metric
 from attar.stages.scan.config import ScanConfig, scan_facts
+from attar.stages.scan.encoder import refuse_causal_scan
 from attar.stages.scan.tables import COST_TABLE, TABLE, write_costs, write_scores
 
 METRICS = ("block_influence",)
@@ -33,11 +34,7 @@ def check_image_scan(config: ScanConfig) -> None:
     """Raise ValueError for what is asked that an image classifier does not have: tokens, a cache, windows of blocks."""
     if others := [name for name in config.metrics if name not in METRICS]:
         raise ValueError(f"metrics has {others[0]!r}; accepted for an image classifier: {', '.join(METRICS)}")
-    if config.candidates.axes or config.measure_latency or config.in_memory == "block":
-        given = "candidates" if config.candidates.axes else "measure_latency" if config.measure_latency else "in_memory"
-        raise ValueError(
-            f"{given} is for causal language models; accepted for an image classifier: metrics and calibration alone"
-        )
+    refuse_causal_scan(config, IMAGES)
     refuse_causal_fields(IMAGES, sorted(config.calibration.model_fields_set), CAUSAL_FIELDS, "num_samples, batch_size")
 
 

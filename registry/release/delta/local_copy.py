@@ -133,7 +133,8 @@ def _digests_of(folder: Path, names: Iterable[str]) -> dict[str, str]:
     digests = {}
     for name in sorted(names):
         with suppress(OSError):  # gone or unreadable: as good as not there
-            digests[name] = file_digest(folder / name)
+            if (folder / name).is_file():  # a pipe would keep its reader waiting
+                digests[name] = file_digest(folder / name)
     return digests
 
 

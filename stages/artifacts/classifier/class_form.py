@@ -128,8 +128,7 @@ def read_class_form(folder: Path, given: Sequence[str] = ()) -> ClassForm:
     named, num_subclasses = config.get("id2label"), config.get(SUBCLASSES, 1)
     if not isinstance(named, Mapping) or not isinstance(num_subclasses, int) or num_subclasses < 1:
         named, num_subclasses = {"0": "LABEL_0", "1": "LABEL_1"}, 1  # what transformers reads in no names
-    outputs = [str(named[index]) for index in sorted(named, key=int)]
-    reads_words = head_of(folder) is WORD_HEAD
+    outputs, reads_words = outputs_of(folder, named), head_of(folder) is WORD_HEAD
     if len(outputs) == 1 and not reads_words:
         return PAIR_FORM
     labels = tuple(output.rpartition(MARK)[0] for output in outputs[::num_subclasses])
@@ -150,6 +149,25 @@ def read_class_form(folder: Path, given: Sequence[str] = ()) -> ClassForm:
             f"model.labels is {', '.join(given)}, but {folder} has a head over {shortened(labels)}; accepted: these, or none"
         )
     return ClassForm(labels=labels, num_subclasses=num_subclasses, reads_words=reads_words)
+
+
+def outputs_of(folder: Path, named: Mapping[Any, Any]) -> list[str]:
+    """Return the names in an `id2label` in the order of their outputs. Raises ValueError unless they are names, numbered from 0."""
+    by_number = {str(number): name for number, name in named.items()}
+    numbers = [str(index) for index in range(len(named))]
+    if by_number.keys() != {*numbers}:
+        wrong = next(number for number in by_number if number not in numbers)
+        raise ValueError(
+            f"{folder}: id2label of config.json has a class of number {wrong[:40]!r}; accepted: each from 0 to {len(named) - 1} once"
+        )
+    names = [by_number[number] for number in numbers]
+    for number, name in zip(numbers, names, strict=True):
+        is_name = isinstance(name, str) or (isinstance(name, int | float) and not isinstance(name, bool))
+        if not is_name or not str(name).strip():
+            raise ValueError(
+                f"{folder}: id2label of config.json names class {number} {str(name)[:40]!r}; accepted: a word"
+            )
+    return [str(name) for name in names]
 
 
 def named_outputs(form: ClassForm) -> dict[str, Any]:

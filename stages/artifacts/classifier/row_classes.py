@@ -20,7 +20,11 @@ def class_of(row: Row, labels: Sequence[str], where: str) -> int:
             f"{where}: row {row.id} has {what}, but the model is a classifier; accepted: the name of its class as the answer"
         )
     if row.answer in labels:
-        return list(labels).index(row.answer)
+        if labels.count(row.answer) > 1:
+            raise ValueError(
+                f"{where}: row {row.id} is of class {row.answer[:60]!r}, which names two of the model's; accepted: a model with different names"
+            )
+        return labels.index(row.answer)
     if row.answer.isdecimal() and int(row.answer) < len(labels) and not any(map(str.isdecimal, labels)):
         return int(row.answer)
     given = " ".join(row.answer.split())[:60]

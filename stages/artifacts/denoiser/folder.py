@@ -91,6 +91,11 @@ def refuse_no_denoiser(folder: Path) -> NetKind:
             f"{folder} holds {len(kinds)} nets; accepted: one of {', '.join(f'{kind.folder}/ ({kind.class_name})' for kind in NETS)}"
         )
     kind = kinds[0]
+    others = {name: part for name, part in index.items() if isinstance(part, list) and any(part)}
+    if beside := [name for name in others if name not in (kind.folder, "scheduler")]:
+        raise ValueError(
+            f"{folder}: {INDEX} names a {beside[0][:40]} beside {kind.folder} and scheduler; accepted: a denoiser of pixels, told a class"
+        )
     refuse_unsafe(folder / kind.folder)
     kind.check(folder, read_object(folder / kind.folder / "config.json"))
     if not (folder / kind.folder / WEIGHTS).is_file():
@@ -153,7 +158,13 @@ def folder_facts(folder: Path) -> Facts:
     """Return the facts of a denoiser folder from its configs, without memory for its weights."""
     kind = refuse_no_denoiser(folder)
     config = scheduler_config(folder / SCHEDULER)
-    with torch.device("meta"):
-        net = net_of(kind).from_config(read_object(folder / kind.folder / "config.json"))
-    facts = denoiser_facts(Denoiser(net, process_of(config), kind, config))
+    loaded = net_of(kind)
+    try:
+        with torch.device("meta"):
+            net = loaded.from_config(read_object(folder / kind.folder / "config.json"))
+        facts = denoiser_facts(Denoiser(net, process_of(config), kind, config))
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{folder}: diffusers cannot build it: {one_line(error)}") from error
     return {**facts, "companion_bytes": companion_bytes(folder)}

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -15,8 +13,8 @@ from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import ImageDatasetArtifact
 from attar.stages.artifacts.dataset.rows import Split
 from attar.stages.artifacts.images.dataset import ImageBytes, ImageRow, read_image_rows
+from attar.stages.artifacts.images.pixels import decoded
 
-MODES = {1: "L", 3: "RGB"}
 CHANNELS = {1: "grey", 3: "colour"}
 
 
@@ -81,13 +79,10 @@ def check_images(model: Facts, data: Sequence[Facts]) -> None:
 
 
 def _pixels(content: bytes, row: ImageRow, num_channels: int, side: int) -> Float[Tensor, "C H W"]:
-    from PIL import Image  # in an extra
-
     try:
-        picture = Image.open(io.BytesIO(content))
-        pixels = np.asarray(picture.convert(MODES[num_channels])).reshape(picture.height, picture.width, num_channels)
-    except Exception as error:  # decoders raise anything
-        raise ValueError(f"image {row.id} is no whole image: {error}") from error
+        pixels = decoded(content, num_channels)
+    except ValueError as error:
+        raise ValueError(f"image {row.id} {error}") from error
     height, width, _ = pixels.shape
     if height != width or height % side:
         raise ValueError(f"image {row.id} is {height} x {width}; accepted: a multiple of {side} x {side}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,10 @@ from typing import Any
 from torch import nn
 
 from attar.compressors.guidance.denoiser import GuidedAttention
+from attar.stages.artifacts.images.pixels import MODES
+
+# Of a side, a width or a count in a config: what is built of larger ones fills memory, or takes hours.
+MAX_SIZE = 16_384
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,8 @@ class NetKind:
     # key of the config that says how many classes the net can be told, and how many rows its table has beyond that
     labels: str
     num_extra: int
+    # keys of the config that give sizes or lists of them, where they are given
+    sizes: tuple[str, ...]
     # by what the side of an image must be divided, and in what words
     divisor: Callable[[Mapping[str, Any]], tuple[int, str]]
     # the attentions that guidance adapters hang beside
@@ -38,7 +44,7 @@ class NetKind:
             raise ValueError(
                 f"{folder}: {self.folder}/ holds a {config.get('_class_name')}; accepted: {self.class_name} there"
             )
-        if not isinstance(config.get(self.labels), int) or config.get("class_embed_type"):
+        if not _is_count(config.get(self.labels)) or config.get("class_embed_type"):
             raise ValueError(
                 f"{folder}: {self.folder}/config.json gives {self.labels} {config.get(self.labels)!r}, so that the net is told no class; "
                 "accepted: a class-conditional denoiser"
@@ -48,8 +54,18 @@ class NetKind:
                 f"{folder}: {self.folder}/config.json has in_channels {config.get('in_channels')} and out_channels "
                 f"{config['out_channels']}; accepted: as many, a net that predicts no variance"
             )
+        if not _is_count(config.get("in_channels")) or config["in_channels"] not in MODES:
+            raise ValueError(
+                f"{folder}: {self.folder}/config.json has in_channels {str(config.get('in_channels'))[:40]}; accepted: "
+                f"{' or '.join(map(str, MODES))}, of images in grey or colour"
+            )
+        if not all(1 <= size <= MAX_SIZE for size in _sizes(config.get(name) for name in self.sizes)):
+            given = ", ".join(f"{name} {str(config.get(name))[:40]}" for name in self.sizes)
+            raise ValueError(
+                f"{folder}: {self.folder}/config.json has {given}; accepted: whole numbers from 1 to {MAX_SIZE:,}"
+            )
         side, (divisor, what) = config.get("sample_size"), self.divisor(config)
-        if not isinstance(side, int) or side % divisor:
+        if not _is_count(side) or side > MAX_SIZE or side % divisor:
             raise ValueError(
                 f"{folder}: sample_size is {side}, which {what} {divisor} does not divide; accepted: a multiple of {divisor}"
             )
@@ -96,6 +112,18 @@ def _version() -> str:
     return str(_diffusers().__version__)
 
 
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _sizes(given: Iterable[Any]) -> Iterator[int]:
+    """Yield sizes, and those in lists of them; 0 for what is none."""
+    for value in given:
+        for size in value if isinstance(value, list | tuple) and value else [value]:
+            if size is not None:
+                yield size if _is_count(size) else 0
+
+
 def _halvings(config: Mapping[str, Any]) -> tuple[int, str]:
     return 2 ** (len(config.get("block_out_channels") or [0]) - 1), "halving it at each level, by"
 
@@ -121,7 +149,15 @@ def _guided(attention: Any, time: Any, label: nn.Module) -> GuidedAttention:
 
 
 UNET = NetKind(
-    "unet", "UNet2DModel", "unet", "ConsistencyModelPipeline", "num_class_embeds", 0, _halvings, _attentions_of_unet
+    "unet",
+    "UNet2DModel",
+    "unet",
+    "ConsistencyModelPipeline",
+    "num_class_embeds",
+    0,
+    ("block_out_channels", "layers_per_block", "norm_num_groups", "attention_head_dim"),
+    _halvings,
+    _attentions_of_unet,
 )
 # the table of a transformer has a row more, for a class that is hidden
 DIT = NetKind(
@@ -131,6 +167,7 @@ DIT = NetKind(
     "DiTPipeline",
     "num_embeds_ada_norm",
     1,
+    ("num_attention_heads", "attention_head_dim", "num_layers", "patch_size"),
     _patches,
     _attentions_of_transformer,
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from attar.compressors.encode.encoder import POOLINGS, Pooling
-from attar.stages.artifacts.model.safe_folder import MAX_JSON_BYTES, read_object
+from attar.stages.artifacts.model.safe_folder import read_json, read_object
 
 MODULES = "modules.json"
 # Names of the classes, the last part of a module's type; what stands before it moved between versions of the library.
@@ -71,8 +71,7 @@ def read_form(folder: Path) -> SentenceForm | None:
             f"{folder}: {MODULES} lists {', '.join(kinds) or 'nothing'}; accepted: Transformer, Pooling and, if it is to be, Normalize, "
             "the transformer in the folder itself"
         )
-    limits = read_object(folder / LIMITS) if (folder / LIMITS).exists() else {}
-    if limits.get("do_lower_case"):
+    if _limits(folder).get("do_lower_case"):
         raise ValueError(f"{folder}: {LIMITS} asks for do_lower_case; accepted: a tokenizer that does it itself")
     settings = read_object(folder / SETTINGS) if (folder / SETTINGS).exists() else None
     if settings and settings.get("default_prompt_name"):
@@ -82,13 +81,24 @@ def read_form(folder: Path) -> SentenceForm | None:
     prompts = (settings or {}).get("prompts") or {}
     if not isinstance(prompts, dict) or not all(isinstance(prompt, str) for prompt in prompts.values()):
         raise ValueError(f"{folder}: {SETTINGS} has prompts {str(prompts)[:60]}; accepted: a text for each name")
-    kind = _pooling_kind(folder, folder / str(modules[1]["path"]) / "config.json")
-    longest = limits.get("max_seq_length")
+    kind = _pooling_kind(folder, folder / str(modules[1].get("path", "")) / "config.json")
     return SentenceForm(
         pooling=Pooling(kind=kind, is_normalized=kinds[2:] == [NORMALIZE]),
-        max_tokens=longest if isinstance(longest, int) and longest > 0 else 0,
+        max_tokens=stored_limit(folder),
         settings=settings,
     )
+
+
+def stored_limit(folder: Path) -> int:
+    """Return where a folder of sentence-transformers says that texts are cut; 0 where it does not. Raises ValueError for what is no count."""
+    longest = _limits(folder).get("max_seq_length")
+    if longest is None:
+        return 0
+    if isinstance(longest, bool) or not isinstance(longest, int) or longest < 1:
+        raise ValueError(
+            f"{folder}: {LIMITS} gives max_seq_length {str(longest)[:40]!r}; accepted: a number of tokens, from 1, or null"
+        )
+    return longest
 
 
 def write_form(form: SentenceForm, width: int, folder: Path) -> None:
@@ -115,17 +125,17 @@ def form_files(folder: Path) -> list[Path]:
 
 
 def _modules(folder: Path) -> list[dict[str, Any]]:
-    path = folder / MODULES
-    if not path.is_file() or path.stat().st_size > MAX_JSON_BYTES:
-        raise ValueError(f"{path} is no plain file of at most {MAX_JSON_BYTES:,} bytes; refused")
-    try:
-        modules = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {' '.join(str(error).split())[:200]}") from error
+    modules = read_json(folder / MODULES)
     is_list = isinstance(modules, list) and all(isinstance(module, dict) and "type" in module for module in modules)
     if not is_list or not all(_is_inside(str(module.get("path", ""))) for module in modules):
-        raise ValueError(f"{path} is no list of modules, each with a type and a path inside the folder; refused")
+        raise ValueError(
+            f"{folder / MODULES} is no list of modules, each with a type and a path inside the folder; refused"
+        )
     return modules
+
+
+def _limits(folder: Path) -> dict[str, Any]:
+    return read_object(folder / LIMITS) if (folder / LIMITS).exists() else {}
 
 
 def _is_inside(path: str) -> bool:

@@ -14,6 +14,7 @@ from attar.compressors.images.layout import LAYOUTS, image_blocks
 from attar.compressors.measure.cost import num_parameters
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import ImageClassifierArtifact
+from attar.stages.artifacts.classifier.class_form import outputs_of
 from attar.stages.artifacts.images.pixels import MODES, PROCESSOR, PixelReader
 from attar.stages.artifacts.model.folder import quiet_transformers
 from attar.stages.artifacts.model.load_report import dtype_of, one_line, read_reported, refuse_not_finite, refuse_report
@@ -59,18 +60,21 @@ def refuse_no_classifier(folder: Path) -> None:
     config = read_object(folder / "config.json")
     family, architectures = config.get("model_type"), config.get("architectures") or [""]
     what = str(architectures[0] if isinstance(architectures, list) and architectures else family)
-    if family not in LAYOUTS or not what.endswith("ForImageClassification"):
+    if not isinstance(family, str) or family not in LAYOUTS or not what.endswith("ForImageClassification"):
         raise ValueError(
             f"{folder} is a {what or family}; as an image classifier are accepted: {', '.join(LAYOUTS)}, with a head of classes"
         )
     if "quantization_config" in config:
         raise ValueError(f"{folder} holds packed weights (quantization_config); accepted: a classifier in floats")
+    if isinstance(named := config.get("id2label"), dict):
+        outputs_of(folder, named)
     num_channels = config.get("num_channels", 3)
     if not isinstance(num_channels, int) or num_channels not in MODES:
         raise ValueError(f"{folder}: num_channels is {num_channels}; accepted: {', '.join(map(str, MODES))}")
     size, patch = config.get("image_size"), config.get("patch_size")
     sides = size if isinstance(size, list) else [size]
-    if family == "vit" and isinstance(patch, int) and any(isinstance(side, int) and side % patch for side in sides):
+    is_patched = family == "vit" and isinstance(patch, int) and patch > 0
+    if is_patched and any(isinstance(side, int) and side % patch for side in sides):
         raise ValueError(
             f"{folder}: image_size is {size}, which patch_size {patch} does not divide; accepted: a multiple of {patch}"
         )

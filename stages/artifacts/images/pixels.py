@@ -25,6 +25,9 @@ CACHE_BYTES = 2_000_000_000
 # More than any camera's: an image of this many pixels is made to fill memory.
 MAX_PIXELS = 100_000_000
 MODES = {1: "L", 3: "RGB"}
+# What a processor's config calls the sides of images, and the most that any of them may be.
+SIDES = ("height", "width", "shortest_edge", "longest_edge", "crop_size", "max_height", "max_width")
+MAX_SIDE = 4_096
 # Height and width of what a processor is tried on: all images must come out in one size.
 PROBES = ((96, 128), (128, 96))
 
@@ -36,16 +39,24 @@ def decoded(content: bytes, num_channels: int) -> np.ndarray:
 
 
 def opened(content: bytes) -> Any:
-    """Return an image as Pillow reads it, whole. Raises ValueError, in one line, for bytes that are no image, or a part of one."""
+    """Return an image as Pillow reads it, whole and upright, as its camera says.
+
+    Raises ValueError, in one line, for bytes that are no image, a part of one, or one of more than 8 bits a channel.
+    """
     try:
-        from PIL import Image  # in an extra
+        from PIL import Image, ImageOps  # in an extra
     except ImportError as error:
         raise ValueError("images need Pillow: install attar[images]") from error
     try:
         image = Image.open(io.BytesIO(content))
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width} x {image.height} pixels; accepted: {MAX_PIXELS:,} at most")
+        if image.mode.startswith(
+            ("I", "F")
+        ):  # which Pillow would cut off at 255: most of such an image comes out white
+            raise ValueError(f"has pixels of {image.mode}, more than 8 bits a channel; accepted: 8")
         image.load()
+        image = ImageOps.exif_transpose(image)
     except ValueError:
         raise
     except Exception as error:  # decoders raise anything
@@ -63,18 +74,31 @@ class PixelReader:
 
     def __init__(self, folder: Path, num_channels: int) -> None:
         self.num_channels = num_channels
-        self._processor = load_processor(folder)
+        self._folder, self._processor = folder, load_processor(folder)
         self._num_bytes = 0
 
     def __call__(self, image: np.ndarray) -> Float[Tensor, "C H W"]:
         """Return the pixels of a decoded image."""
-        made = self._processor(images=image, input_data_format="channels_last", return_tensors="np")["pixel_values"]
-        return torch.from_numpy(np.ascontiguousarray(made[0], dtype=np.float32))
+        try:
+            made = self._processor(images=image, input_data_format="channels_last", return_tensors="np")["pixel_values"]
+            pixels = torch.from_numpy(np.ascontiguousarray(made[0], dtype=np.float32))
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except (
+            Exception
+        ) as error:  # a setting of another kind, a mean of other channels: whatever a processor makes of it
+            raise ValueError(f"cannot be read by {PROCESSOR}: {one_line(error)}") from error
+        if pixels.ndim != 3 or not bool(pixels.isfinite().all()):
+            raise ValueError(f"comes out of {PROCESSOR} as numbers that are no image, of shape {tuple(pixels.shape)}")
+        return pixels
 
     @cached_property
     def size(self) -> tuple[int, int]:
         """Height and width that every image comes out in. Raises ValueError for a processor that leaves them apart."""
-        shapes = {tuple(self(np.zeros((*probe, self.num_channels), np.uint8)).shape[-2:]) for probe in PROBES}
+        try:
+            shapes = {tuple(self(np.zeros((*probe, self.num_channels), np.uint8)).shape[-2:]) for probe in PROBES}
+        except ValueError as error:
+            raise ValueError(f"{self._folder}: an image of {self.num_channels} channels {error}") from error
         if len(shapes) != 1:
             raise ValueError(f"{PROCESSOR} makes images of several sizes, {sorted(shapes)}; accepted: one for all")
         return shapes.pop()  # type: ignore[return-value] - of two numbers
@@ -127,10 +151,21 @@ def load_processor(folder: Path) -> Any:
     path = folder / PROCESSOR
     if not path.is_file():
         raise ValueError(f"{folder} has no {PROCESSOR}, which says how images are read; accepted: a folder with one")
-    read_object(path)
+    _refuse_huge(path)
     try:
         from transformers import AutoImageProcessor  # a second that a plan need not wait for
 
         return AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise ValueError(f"{folder}: transformers cannot read images by {PROCESSOR}: {one_line(error)}") from error
+
+
+def _refuse_huge(path: Path) -> None:
+    """Raise ValueError for sizes that would fill memory with a single image."""
+    pending: list[Any] = [read_object(path)]
+    while pending:
+        for key, value in pending.pop().items():
+            if isinstance(value, dict):
+                pending.append(value)
+            elif isinstance(value, int | float) and (key == "size" or key in SIDES) and not 0 < value <= MAX_SIDE:
+                raise ValueError(f"{path}: {key} is {value}; accepted: 1 to {MAX_SIDE:,} pixels")

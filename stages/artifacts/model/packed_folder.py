@@ -116,10 +116,11 @@ def _read_compressed(folder: Path, packing: Mapping[str, Any], scratch: Path) ->
         raise ValueError(
             f"{folder} is packed by {COMPRESSED}, which is not installed: pip install 'attar[compressed-tensors]'"
         )
-    groups = packing.get("config_groups") or {}
-    if len(groups) != 1:
+    groups = packing.get("config_groups")
+    if not isinstance(groups, dict) or len(groups) != 1:
+        has = len(groups) if isinstance(groups, dict) else "no"
         raise ValueError(
-            f"{folder}: quantization_config has {len(groups)} config_groups; accepted: 1, all matrices packed alike"
+            f"{folder}: quantization_config has {has} config_groups; accepted: 1, all matrices packed alike"
         )
     from transformers import CompressedTensorsConfig  # a second that a plan need not wait for
 

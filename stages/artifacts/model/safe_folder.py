@@ -29,7 +29,7 @@ MAX_DEPTH = 64
 # Building a model takes time and memory for each block and expert, even without weights. Models of today have 130 blocks and 512 experts.
 MAX_COUNTS = {"block": 1_000, "expert": 10_000}
 COUNT_NAMES = {
-    "block": re.compile(r"(num|n)_(\w+_)?(layers?|blocks?)"),
+    "block": re.compile(r"(num|n)_(\w+_)?(layers?|blocks?)|num_block_repeats|depths|layers_per_block"),
     "expert": re.compile(r"(num|n)_(\w+_)?experts"),
 }
 # Families of encoders whose states are pooled to the vector of a text, each tried: cut, written, loaded and exported.
@@ -60,19 +60,24 @@ def refuse_unsafe(folder: Path) -> None:
 
 def read_object(path: Path) -> dict[str, Any]:
     """Return a JSON object from a file of bounded size. Raises ValueError for another file, other JSON, or one nested too deep."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds a {type(value).__name__}, not a JSON object")
+    return value
+
+
+def read_json(path: Path) -> Any:
+    """Return what a plain JSON file of bounded size holds. Raises ValueError for another file, a larger one, or one nested too deep."""
     size = _plain_size(path)
     limit = MAX_CONFIG_BYTES if path.name in ("config.json", "generation_config.json") else MAX_JSON_BYTES
     if size > limit:
         raise ValueError(f"{path} has {size:,} bytes; accepted: {limit:,} at most")
     try:
-        value = json.loads(path.read_bytes())
+        return json.loads(path.read_bytes())
     except RecursionError as error:
         raise ValueError(f"{path} is nested more than {MAX_DEPTH} deep; refused") from error
     except ValueError as error:  # bytes that are no text too
         raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds a {type(value).__name__}, not a JSON object")
-    return value
 
 
 def _stays_inside(link: Path, folder: Path) -> bool:
@@ -141,9 +146,12 @@ def _refuse_outsized(folder: Path) -> None:
             if isinstance(value, dict):
                 pending.append(value)
             for kind, names in COUNT_NAMES.items():
-                if names.fullmatch(key) and isinstance(value, int | float) and value > MAX_COUNTS[kind]:
+                # nets of several widths count theirs by width
+                counts = value if isinstance(value, list) else [value]
+                count = sum(number for number in counts if isinstance(number, int | float))
+                if names.fullmatch(key) and count > MAX_COUNTS[kind]:
                     raise ValueError(
-                        f"{folder}: config.json says {key} {value:g}; accepted: {MAX_COUNTS[kind]:,} {kind}s at most"
+                        f"{folder}: config.json says {key} {count:g}; accepted: {MAX_COUNTS[kind]:,} {kind}s at most"
                     )
 
 

@@ -33,22 +33,27 @@ NOT_SETTINGS = {"model_type", "architectures", "dtype", "transformers_version", 
 
 def load_vision_model(folder: Path) -> PreTrainedModel:
     """Load a vision-language model in its stored dtype. Raises ValueError in one line unless it is whole and its processor is there."""
-    # a second that a plan need not wait for
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-
-    refuse_unsafe(folder)
-    family = read_object(folder / "config.json").get("model_type")
-    if family not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-        raise ValueError(f"{folder}: model type {family!r} is no vision-language model that transformers knows")
-    if not any((folder / name).is_file() for name in PROCESSORS):
-        raise ValueError(
-            f"{folder} has no processor: none of {', '.join(PROCESSORS)} is there; a picture cannot be read without"
-        )
+    refuse_no_vision_model(folder)
     quiet_transformers()
     model, report = read_reported(folder, "auto", "AutoModelForImageTextToText")
     refuse_report(folder, report)
     refuse_not_finite(folder, model.state_dict())
     return model.eval()
+
+
+def refuse_no_vision_model(folder: Path) -> None:
+    """Raise ValueError unless a folder is safe and, as its config says, a vision-language model with its processor."""
+    # a second that a plan need not wait for
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    refuse_unsafe(folder)
+    family = read_object(folder / "config.json").get("model_type")
+    if not isinstance(family, str) or family not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        raise ValueError(f"{folder}: model type {family!r} is no vision-language model that transformers knows")
+    if not any((folder / name).is_file() for name in PROCESSORS):
+        raise ValueError(
+            f"{folder} has no processor: none of {', '.join(PROCESSORS)} is there; a picture cannot be read without"
+        )
 
 
 def write_tower(folder: Path, target: Path) -> None:
@@ -75,7 +80,9 @@ def tower_config(whole: PreTrainedModel) -> PretrainedConfig:
     import transformers  # a second that a plan need not wait for
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    text = whole.config.text_config
+    text = getattr(whole.config, "text_config", None)
+    if text is None:
+        raise ValueError(f"{type(whole).__name__}: its config has no text_config, which describes a language tower")
     family = PLAIN_FAMILIES.get(text.model_type, text.model_type)
     name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(family)
     if name is None:

@@ -40,7 +40,7 @@ class ServedConfig(StageConfig):
     clients: Annotated[list[Annotated[int, Field(ge=1, le=256)]], Field(min_length=1)] = [1, 4, 16]
     """How many clients ask at once, each measured; every client sends its next request when it has its answer."""
 
-    num_requests: int = Field(default=32, ge=1)
+    num_requests: int = Field(default=32, ge=1, le=100_000)
     """Requests of each number of clients in a round: questions of the tasks, in turn."""
 
     max_new_tokens: int = Field(default=32, ge=1)

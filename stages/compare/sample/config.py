@@ -35,7 +35,7 @@ class SampleConfig(StageConfig):
     guidance_scale: float = Field(default=1.0, ge=0.0)
     """Guidance toward the class, at two forwards a step; 1: none, one forward. With the input guidance one forward at any scale it learned."""
 
-    num_images: int = Field(default=1000, ge=20)
+    num_images: int = Field(default=1000, ge=20, le=1_000_000)
     """Images drawn with each seed, the same number of each class."""
 
     batch_size: int = Field(default=100, ge=1)

@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import torch
 
-from attar.compressors.export.runtime import CPU
 from attar.compressors.images.classifier import ImageRunner, logits_of
 from attar.compressors.images.session import GraphClassifier
 from attar.compressors.images.statistics import without_open_gates
@@ -25,6 +24,7 @@ from attar.registry.artifacts.handles import (
 from attar.registry.artifacts.kinds.kind_facts import EvaluationFacts
 from attar.registry.artifacts.subjects import IMAGES
 from attar.stages.artifacts.dataset.measured_data import unique_names
+from attar.stages.artifacts.images.class_order import refuse_other_order
 from attar.stages.artifacts.images.dataset import ImageBytes, ImageRow, part_rows, read_classes, read_image_rows
 from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.artifacts.images.folder import load_classifier
@@ -33,7 +33,7 @@ from attar.stages.artifacts.mixed_subjects import refuse_causal_fields, refuse_m
 from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.artifacts.work_forecast import num_questions_of
 from attar.stages.contract import Forecast
-from attar.stages.evaluate.config import CAUSAL_FIELDS, EvaluateConfig, EvaluateInputs
+from attar.stages.evaluate.config import CAUSAL_FIELDS, EvaluateConfig, EvaluateInputs, refuse_provider
 from attar.stages.evaluate.images.classification import Classified
 from attar.stages.evaluate.images.figures import image_headline
 from attar.stages.evaluate.timing import image_times
@@ -59,8 +59,7 @@ def image_evaluation_forecast(config: EvaluateConfig, inputs: Mapping[str, tuple
         raise ValueError(
             f"input {given[0]} is for causal language models; accepted for an image classifier: tasks, beside"
         )
-    if config.provider != CPU and model.get("format") != "onnx":
-        raise ValueError(f"provider is {config.provider!r}, but the model is no ONNX graph; accepted: {CPU!r}")
+    refuse_provider(config, model.get("format") == "onnx")
     refuse_unmeasured(model, inputs["tasks"])
     num_rows = num_questions_of(inputs["tasks"], config.max_rows)
     flops = 2.0 * float(model.get("num_products", 0)) * num_rows
@@ -86,6 +85,8 @@ def evaluate_images(config: EvaluateConfig, inputs: EvaluateInputs, content: Pat
     names = unique_names(data, "task")
     reader = PixelReader(model.path, model.facts.num_channels)
     runner = opened(config, model)
+    for name, some in zip(names, data, strict=True):
+        refuse_other_order(model.path, read_classes(some.path), f"task {name}")
     tasks = {name: _Task.of(some, reader, config) for name, some in zip(names, data, strict=True)}
     classified = {name: task.classified(runner, config.batch_size) for name, task in tasks.items()}
     evaluation: dict[str, Any] = {

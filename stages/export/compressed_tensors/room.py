@@ -48,6 +48,7 @@ RESULT = "quality.json"
 
 def forecast_compressed_tensors(form: CompressedTensorsFormat, model: Facts) -> Forecast:
     """Return facts and bytes of the folder, and refuse what cannot be packed where the model's facts tell it."""
+    refuse_no_package()
     if fraction := float_fraction(model):
         raise ValueError(
             f"format.scheme is {form.scheme!r}, but fused experts are not packed: {fraction:.0%} of this model would stay in float; "

@@ -46,7 +46,7 @@ class GgufFormat(StageConfig):
     max_fallback_fraction: float = Field(default=0.05, ge=0.0, le=1.0)
     """Largest share of the weights whose rows are not whole blocks and get a wider type; past it the stage refuses before it writes."""
 
-    max_kl_nats: float = Field(default=math.inf, gt=0.0)
+    max_kl_nats: float = Field(default=math.inf, gt=0.0, allow_inf_nan=True)
     """Most that rounding may cost: KL from the float model to the written one, nats a token, over the proof's prompts and answers."""
 
     importance: ImportanceConfig | None = None

@@ -57,6 +57,11 @@ def check_same_classes(model: Facts, others: Sequence[Facts]) -> None:
     """Raise ValueError for a teacher of other classes: its distribution would be over other things."""
     own = [str(label) for label in several(model, "labels")]
     for other in others:
+        counts = [facts.get("num_classes") for facts in (model, other)]
+        if None not in counts and counts[0] != counts[1]:
+            raise ValueError(
+                f"input teacher tells {counts[1]} classes, but model tells {counts[0]}; accepted: the same classes in the same order"
+            )
         given = [str(label) for label in several(other, "labels")]
         if own and given and given != own:
             raise ValueError(

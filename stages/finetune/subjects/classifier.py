@@ -24,20 +24,20 @@ from attar.compressors.encode.classifier import TextClassifier, head_parts, last
 from attar.compressors.encode.encoder import length_batches
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import Trainable
-from attar.registry.artifacts.subjects import CLASSIFIER, TAGGER, Subject
+from attar.registry.artifacts.subjects import CLASSIFIER, Subject
 from attar.stages.artifacts.classifier.folder import load_classifier, random_classifier
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.distillation_config import uses_teacher
 from attar.stages.finetune.plan import Source, TrainingPlan
 from attar.stages.finetune.subjects.encoder import (
     SentenceRows,
-    check_text_training,
     refuse_other_tokens,
     refuse_vectors,
     sentence_parts,
 )
 from attar.stages.finetune.subjects.examples import assembled
-from attar.stages.finetune.subjects.labelled_texts import examples_of_rows, reads_labels, refuse_unlabelled
+from attar.stages.finetune.subjects.labelled_texts import examples_of_rows, reads_labels, refuse_single_class
+from attar.stages.finetune.subjects.limits import refuse_language_settings, refuse_no_teacher
 from attar.stages.finetune.subjects.pools import Pooled, same_class
 from attar.stages.finetune.training_run import TrainingRun
 from attar.stages.runtime.progress import bar, note
@@ -63,19 +63,13 @@ def check_classifier_training(config: FinetuneConfig, *, has_teacher: bool, subj
                 f"objectives.{name} reads labels, which do not tell subclasses, but teacher.split splits every class; accepted: objectives toward "
                 "the teacher"
             )
-    needs_teacher = uses_teacher(objectives, None)
-    if needs_teacher and not has_teacher and config.teacher.rule is None and config.teacher.kind != "random":
-        raise ValueError(
-            f"teacher.kind is {config.teacher.kind!r}, but the node has no input `teacher`, and that of {subject.words} is not recorded; "
-            "accepted: that input, or kind self"
-        )
+    if uses_teacher(objectives, None):
+        refuse_no_teacher(config, subject, has_teacher=has_teacher)
     if config.teacher.split is not None and not config.teacher.run_once:
         raise ValueError(
             "teacher.split is fitted on what the teacher makes of every text, but teacher.run_once is false; accepted: true"
         )
-    if config.teacher.split is not None and subject is TAGGER:
-        raise ValueError("teacher.split splits the classes of texts, and the model is a tagger; accepted: null")
-    check_text_training(config, subject)
+    refuse_language_settings(config, subject)
 
 
 def reads_grades(config: FinetuneConfig, model: Facts) -> bool:
@@ -98,7 +92,7 @@ def build_classifier_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Pa
     """Return the training before its first step: student, teacher and texts in place."""
     model: Any = inputs.model
     rows = SentenceRows.read(inputs.data, sentence_parts(examples_of_rows(model, plan)))
-    refuse_unlabelled(rows.train, plan, model)
+    refuse_single_class(rows.train, plan, model)
     classifier = load_classifier(inputs.model.path, plan.dtype, plan.device)
     plan.adaptation.method(classifier.model, plan.adaptation.first_block)
     for part in head_parts(classifier.model):  # it may be fresh: frozen, the blocks would have to learn around it

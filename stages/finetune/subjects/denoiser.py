@@ -21,6 +21,7 @@ from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.denoiser import DenoiserStudent
 from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself, TeacherSource
 from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.subjects import DENOISER
 from attar.stages.artifacts.dataset.rows import Split
 from attar.stages.artifacts.denoiser.folder import Denoiser, load_denoiser
 from attar.stages.artifacts.denoiser.images import check_images, has_any_class, read_images
@@ -28,7 +29,7 @@ from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.subjects.examples import ExampleRows, PartOf, assembled
 from attar.stages.finetune.subjects.guided_denoiser import check_adaptation, guided_student, rolled_paths
-from attar.stages.finetune.teacher_config import NO_CONTEXT, policy_of
+from attar.stages.finetune.subjects.limits import refuse_language_settings
 from attar.stages.finetune.training_run import TrainingRun
 
 ACCEPTED = ", ".join(DENOISING_LOSSES)
@@ -48,18 +49,12 @@ def check_denoiser_training(config: FinetuneConfig, *, has_teacher: bool) -> Non
     _check_objectives(config.reduction.objectives, has_teacher=has_teacher)
     if config.teacher.kind not in ("auto", "input"):
         raise ValueError(f"teacher.kind is {config.teacher.kind!r}; accepted for a denoiser: auto, the input `teacher`")
-    if config.teacher.context != NO_CONTEXT or config.teacher.run_once:
-        given = "run_once" if config.teacher.run_once else "context"
-        raise ValueError(f"teacher.{given} is for teachers that read text; accepted for a denoiser: none")
-    check_adaptation(config.adapt.kind, config.reduction.objectives)
-    if policy_of(config.rollout) is not None:
-        raise ValueError("rollout lets a model write, but a denoiser writes nothing; accepted: data")
-    if config.heldout.stop_on == "quality":
-        raise ValueError("heldout.stop_on is 'quality', which counts right answers; accepted for a denoiser: loss")
-    if config.compute.num_shards > 1 or config.compute.vocabulary_sample or config.compute.gradient_checkpointing:
+    if config.teacher.run_once:
         raise ValueError(
-            "compute.num_shards, vocabulary_sample and gradient_checkpointing are for causal language models; accepted for a denoiser: none"
+            "teacher.run_once is true, but a denoiser is shown other noise at every step; accepted for it: false"
         )
+    refuse_language_settings(config, DENOISER)
+    check_adaptation(config.adapt.kind, config.reduction.objectives)
 
 
 def _check_objectives(objectives: Mapping[str, Any], *, has_teacher: bool) -> None:

@@ -22,7 +22,7 @@ from attar.compressors.distill.teachers.teacher_sources import OtherModel, Stude
 from attar.compressors.encode.encoder import SentenceEncoder, encoded, length_batches
 from attar.compressors.models.slots import pad_right
 from attar.registry.artifacts.handles import DatasetArtifact, Trainable
-from attar.registry.artifacts.subjects import ENCODER, Subject
+from attar.registry.artifacts.subjects import ENCODER
 from attar.stages.artifacts.dataset.rows import Row, Split, read_rows, split_rows
 from attar.stages.artifacts.encoder.exits import check_exits
 from attar.stages.artifacts.encoder.folder import form_of, load_encoder
@@ -30,18 +30,14 @@ from attar.stages.artifacts.encoder.texts import TextReader, prompted, texts_of
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.subjects.examples import ExampleRows, PartOf, assembled
+from attar.stages.finetune.subjects.limits import refuse_language_settings, refuse_no_teacher
 from attar.stages.finetune.subjects.pools import Pooled, same_class
-from attar.stages.finetune.teacher_config import NO_CONTEXT, policy_of
 from attar.stages.finetune.training_run import TrainingRun
 from attar.stages.runtime.progress import bar
 
 
 def check_encoder_training(config: FinetuneConfig, *, has_teacher: bool) -> None:
     """Raise ValueError for what is asked of a training that an encoder's has not."""
-    if config.teacher.kind == "random":
-        raise ValueError(
-            "teacher.kind is 'random', which draws a causal language model; accepted for an encoder: input, self"
-        )
     paired = {name: "pairs" in objective.requires.facts for name, objective in config.reduction.objectives.items()}
     if any(paired.values()) and not all(paired.values()):
         other = next(name for name, is_paired in paired.items() if not is_paired)
@@ -49,42 +45,15 @@ def check_encoder_training(config: FinetuneConfig, *, has_teacher: bool) -> None
             f"objectives.{other} reads single texts, and the other objectives pairs; accepted: pair_distance and pair_contrast alone, or "
             "neither"
         )
-    if not has_teacher and config.teacher.rule is None and not any(paired.values()):
-        raise ValueError(
-            f"teacher.kind is {config.teacher.kind!r}, but the node has no input `teacher`, and an encoder's is not recorded; accepted: that "
-            "input, or kind self"
-        )
+    refuse_language_settings(config, ENCODER)
+    if not any(paired.values()):
+        refuse_no_teacher(config, ENCODER, has_teacher=has_teacher)
     for name, objective in config.reduction.objectives.items():
         if objective.requires.views != EMBEDDINGS:
             raise ValueError(
                 f"objectives.{name} reads {objective.requires.views} of a causal language model, and the model is an encoder; "
                 "accepted: similarity_rows, embedding_distance, token_distance, pair_distance, pair_contrast"
             )
-    if config.teacher.split is not None:
-        raise ValueError("teacher.split splits classes, and the model is an encoder; accepted: null")
-    check_text_training(config, ENCODER)
-
-
-def check_text_training(config: FinetuneConfig, subject: Subject) -> None:
-    """Raise ValueError for what the training of a model that reads whole texts has not."""
-    what = subject.words
-    if config.teacher.context != NO_CONTEXT:
-        raise ValueError(f"teacher.context is for causal language models; accepted for {what}: none")
-    if config.adapt.kind != "full":
-        raise ValueError(
-            f"adapt.kind is {config.adapt.kind!r}, but the model is {what}, whose blocks learn whole; accepted: full"
-        )
-    if policy_of(config.rollout) is not None:
-        raise ValueError(f"rollout lets a model write, but {what} writes nothing; accepted: data")
-    if config.heldout.stop_on == "quality":
-        raise ValueError(f"heldout.stop_on is 'quality', which checks written answers; accepted for {what}: loss")
-    if config.compute.vocabulary_sample or config.compute.gradient_checkpointing:
-        given = "vocabulary_sample" if config.compute.vocabulary_sample else "gradient_checkpointing"
-        raise ValueError(f"compute.{given} is for causal language models; accepted for {what}: none")
-    if config.compute.num_shards > 1:
-        raise ValueError(
-            f"compute.num_shards is {config.compute.num_shards}, but the model is {what}, which trains whole; accepted: 1"
-        )
 
 
 def refuse_vectors(objectives: Mapping[str, Objective]) -> None:

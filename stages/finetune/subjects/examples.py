@@ -85,4 +85,12 @@ def assembled(
         rollouts=rollouts,
         average=WeightAverage(plan.average_decay, trained_weights(student)) if plan.average_decay else None,
     )
-    return TrainingRun(trainer, rows, None, workdir, heldout=plan.heldout, checkpoints=plan.checkpoints)
+    return TrainingRun(
+        trainer,
+        rows,
+        None,
+        workdir,
+        heldout=plan.heldout,
+        checkpoints=plan.checkpoints,
+        max_minutes=plan.max_minutes,
+    )

@@ -24,11 +24,7 @@ HELDOUT_SEED = 1_000_000_007
 
 
 def check_adaptation(kind: str, objectives: Mapping[str, Any]) -> None:
-    """Raise ValueError for what of a denoiser does not learn, and for scales that what learns is not told."""
-    if kind not in ("full", "guidance"):
-        raise ValueError(
-            f"adapt.kind is {kind!r}, but the model is a denoiser, whose net learns whole; accepted: full, or guidance for its adapters"
-        )
+    """Raise ValueError for scales that what learns of a denoiser is not told."""
     for name, objective in objectives.items():
         low, high = (getattr(objective, field, None) for field in ("min_scale", "max_scale"))
         if kind == "guidance" and (low is None or len(objectives) > 1):

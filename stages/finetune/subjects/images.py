@@ -27,17 +27,20 @@ from attar.compressors.images.statistics import measure_anew, without_open_gates
 from attar.compressors.images.within import shape_of
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import ImageDatasetArtifact, Trainable
+from attar.registry.artifacts.subjects import IMAGES
 from attar.stages.artifacts.dataset.rows import Split
-from attar.stages.artifacts.images.dataset import ImageBytes, read_image_rows
+from attar.stages.artifacts.images.class_order import refuse_other_order, stored_names
+from attar.stages.artifacts.images.dataset import ImageBytes, read_classes, read_image_rows
 from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.artifacts.images.folder import load_classifier, random_weights
 from attar.stages.artifacts.images.pixels import PROCESSOR, PixelReader, pixel_batches
 from attar.stages.artifacts.model.safe_folder import read_object
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
+from attar.stages.finetune.distillation_config import uses_teacher
 from attar.stages.finetune.plan import Source, TrainingPlan
 from attar.stages.finetune.subjects.examples import ExampleRows, PartOf, assembled
+from attar.stages.finetune.subjects.limits import refuse_language_settings, refuse_no_teacher
 from attar.stages.finetune.subjects.pools import Pooled, same_class
-from attar.stages.finetune.teacher_config import NO_CONTEXT, policy_of
 from attar.stages.finetune.training_run import TrainingRun
 from attar.stages.runtime.progress import bar, note
 
@@ -47,30 +50,24 @@ NUM_MEASURED, MEASURED_AT_ONCE = 512, 64
 
 def check_image_training(config: FinetuneConfig, *, has_teacher: bool) -> None:
     """Raise ValueError for what is asked of a training that an image classifier's has not."""
-    reads_teacher = any("teacher" in objective.requires.sources for objective in config.reduction.objectives.values())
-    if reads_teacher and not has_teacher and config.teacher.rule is None and config.teacher.kind != "random":
-        raise ValueError(
-            f"teacher.kind is {config.teacher.kind!r}, but the node has no input `teacher`, and an image classifier's is not recorded; "
-            "accepted: that input, or kind self"
-        )
-    if config.teacher.context != NO_CONTEXT:
-        raise ValueError("teacher.context is for causal language models; accepted for an image classifier: none")
-    for name, objective in config.reduction.objectives.items():
+    refuse_language_settings(config, IMAGES)
+    objectives = config.reduction.objectives
+    if uses_teacher(objectives, None):
+        refuse_no_teacher(config, IMAGES, has_teacher=has_teacher)
+    for name, objective in objectives.items():
         requires = objective.requires
         if requires.views not in (DISTRIBUTIONS, ANSWERS) or requires.facts - {"labels"} or requires.slopes is not None:
             raise ValueError(
                 f"objectives.{name} reads what an image classifier does not give; accepted: labels, losses between distributions, "
                 f"{', '.join(IMAGE_LOSSES)}"
             )
-    if config.adapt.kind != "full":
+    if config.rows.augment and config.teacher.run_once:
         raise ValueError(
-            f"adapt.kind is {config.adapt.kind!r}, but the model is an image classifier, which learns whole; accepted: full"
+            "teacher.run_once is true, but rows.augment shows other images at every step; accepted: false, or no augmentation"
         )
-    if policy_of(config.rollout) is not None:
-        raise ValueError("rollout lets a model write, but an image classifier writes nothing; accepted: data")
-    if config.heldout.stop_on == "quality":
-        raise ValueError("heldout.stop_on is 'quality', which asks questions; accepted for an image classifier: loss")
-    _check_computing(config)
+
+
+ImageRows = ExampleRows[LabelledImage]
 
 
 def check_image_views(objectives: Mapping[str, Objective], model: Facts) -> None:
@@ -82,33 +79,6 @@ def check_image_views(objectives: Mapping[str, Objective], model: Facts) -> None
                 objective.check(model.get("num_channels", 3), (height, width))  # type: ignore[attr-defined] - as its views say
             except ValueError as error:
                 raise ValueError(f"objectives.{name}: {error}") from error
-
-
-def _check_computing(config: FinetuneConfig) -> None:
-    compute = config.compute
-    for name in ("vocabulary_sample", "gradient_checkpointing"):
-        if getattr(compute, name):
-            raise ValueError(f"compute.{name} is for causal language models; accepted for an image classifier: none")
-    if compute.num_shards > 1:
-        raise ValueError(
-            f"compute.num_shards is {compute.num_shards}, but the model is an image classifier, which trains whole; accepted: 1"
-        )
-    if compute.precision not in ("auto", "float32"):
-        raise ValueError(
-            f"compute.precision is {compute.precision!r}, but an image classifier trains in float32; accepted: auto, float32"
-        )
-    if "tokens_per_step" not in config.schedule.model_fields_set:
-        raise ValueError(
-            f"schedule.tokens_per_step is {config.schedule.tokens_per_step} by default, which of images, one each, are too many; "
-            "accepted: the images of a step, such as 64"
-        )
-    if config.rows.augment and config.teacher.run_once:
-        raise ValueError(
-            "teacher.run_once is true, but rows.augment shows other images at every step; accepted: false, or no augmentation"
-        )
-
-
-ImageRows = ExampleRows[LabelledImage]
 
 
 def _image_parts(reader: PixelReader) -> Callable[[Any, str], PartOf[LabelledImage]]:
@@ -131,6 +101,8 @@ def build_image_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -
     refuse_other_data(inputs.model.facts, [data.facts for data in inputs.data])  # what a plan could not know yet
     classifier = trained_classifier(inputs.model.path, plan.device)
     reader = PixelReader(inputs.model.path, classifier.model.config.num_channels)
+    for data in inputs.data:
+        refuse_other_order(inputs.model.path, read_classes(data.path), data.facts.name or "data")
     rows = ImageRows.read(inputs.data, _image_parts(reader), "images")
     learned = [example.pixels for example in rows.train[:: -(-len(rows.train) // NUM_MEASURED)]]
     if count := measure_anew(classifier, pixel_batches(learned, MEASURED_AT_ONCE)):  # type: ignore[arg-type]
@@ -213,6 +185,7 @@ def _other(plan: TrainingPlan, inputs: FinetuneInputs, source: Source, name: str
     """Return a model that speaks beside the student; one of random weights has the shape of the student where none is given."""
     at = inputs.model.path if source.model is None else source.model.path
     _refuse_other_reading(inputs.model.path, at, name)
+    refuse_other_order(inputs.model.path, stored_names(at), name)
     other = load_classifier(at, torch.float32, plan.device)
     without_open_gates(other)
     if source.random_seed is not None:

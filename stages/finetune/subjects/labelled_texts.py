@@ -39,14 +39,20 @@ def examples_of_rows(model: Any, plan: TrainingPlan) -> ExamplesOf:
     return texts
 
 
-def refuse_unlabelled(train: Collection[Sentence], plan: TrainingPlan, model: Any) -> None:
-    """Raise ValueError where an objective reads labels and no row has one."""
+def refuse_single_class(train: Collection[Sentence], plan: TrainingPlan, model: Any) -> None:
+    """Raise ValueError where labels are read and no row has one, or all the same. Such a training learns to say one whatever it reads."""
     if not _is_labelled(plan):
         return
-    if all(label == UNLABELLED for sentence in train for label in sentence.labels):
-        what, column = ("spans", "spans or columns.tags") if model.facts.reads_words else ("a class", "answer")
+    what, column = ("spans", "spans or columns.tags") if model.facts.reads_words else ("a class", "answer")
+    present = {label for sentence in train for label in sentence.labels} - {UNLABELLED}
+    if not present:
         raise ValueError(
             f"an objective reads labels, but no training row has {what}; set columns.{column} in ingest_data"
+        )
+    if len(present) < 2:
+        unit = "word of a training row" if model.facts.reads_words else "training row with a class"
+        raise ValueError(
+            f"an objective reads labels, but every {unit} is of {model.facts.labels[present.pop()]!r}; accepted: two classes or more"
         )
 
 

@@ -105,13 +105,7 @@ def _form(source: ModelSource) -> Facts:
 
 
 def _options(source: ModelSource) -> dict[str, int]:
-    given = random_options(source)
-    if unknown := sorted(given.keys() - OPTIONS.keys()):
-        raise ValueError(f"source random:{source.rest} has {unknown[0]}; accepted: {', '.join(OPTIONS)}")
-    options = {**OPTIONS, **given}
-    for name, value in options.items():
-        if value < (0 if name == "seed" else 1):
-            raise ValueError(f"source random:{source.rest}: {name} is {value}; accepted: 1 or more")
+    options = {**OPTIONS, **random_options(source, OPTIONS)}
     if options["width"] % 8:
         raise ValueError(f"source random:{source.rest}: width is {options['width']}; accepted: a multiple of 8")
     return options

@@ -69,8 +69,8 @@ def check_image_source(source: ModelSource, config: ImageClassifierModel, strip_
 
 
 def random_options_of(source: ModelSource) -> dict[str, int]:
-    """Return the options of a random classifier. Raises ValueError for one that it does not have."""
-    options = random_options(source)
+    """Return the options of a random classifier. Raises ValueError for one that it does not have, and for sizes that make no net."""
+    options = random_options(source, SIZES)
     check_sizes(source.parts["family"], options)
     return options
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 from attar.compressors.distill.losses.classes import UNLABELLED
 from attar.registry.artifacts.confinement import confined
 from attar.stages.artifacts.model.load_report import one_line
-from attar.stages.artifacts.model.safe_folder import MAX_JSON_BYTES
+from attar.stages.artifacts.model.safe_folder import read_json
 from attar.stages.ingest.records.record_sources import read_parquet
 
 FORMS = {"parquet": "parquet:PATH.parquet", "npz": "npz:PATH.npz", "digits": "digits:"}
@@ -55,15 +54,10 @@ def class_list(classes: list[str] | str) -> list[str]:
     elif not classes:
         return []
     else:
-        path = confined(Path(classes).expanduser())
         try:
-            if path.stat().st_size > MAX_JSON_BYTES:
-                raise ValueError("too large for a list of names")
-            names = json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
-            raise ValueError(
-                f"classes: {path} cannot be read: {one_line(error)}; accepted: a JSON list of names"
-            ) from error
+            names = read_json(confined(Path(classes).expanduser()))
+        except ValueError as error:
+            raise ValueError(f"classes: {one_line(error)}; accepted: a JSON list of names") from error
         names = names.get("classes") if isinstance(names, dict) else names
     is_list = isinstance(names, list) and all(isinstance(name, str) and name.strip() for name in names)
     if not is_list or len(names) < 2 or len(set(names)) != len(names):
@@ -86,6 +80,8 @@ def _of_table(source: str, path: Path, image: str, label: str) -> Iterator[tuple
 
 def _arrays(source: str, path: Path, image: str, label: str) -> tuple[np.ndarray, np.ndarray]:
     try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("no npz file, of named arrays")
         with np.load(path, allow_pickle=False) as arrays:
             # named as files of arrays have them: several of each
             wanted = filter(None, (image, label))
@@ -94,10 +90,14 @@ def _arrays(source: str, path: Path, image: str, label: str) -> tuple[np.ndarray
                 raise ValueError(f"no array {missing[0]!r}; it has {', '.join(arrays.files[:20])}")
             images = arrays[names[image]]
             labels: Any = arrays[names[label]] if label else np.full(len(images), UNLABELLED)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+    except MemoryError as error:
+        raise ValueError(
+            f"{source}: its arrays do not fit into memory ({one_line(error)}); accepted: fewer images, or parquet"
+        ) from error
+    except Exception as error:  # readers of zip files, of their packing and of numpy's headers raise anything
         raise ValueError(f"{source} cannot be read: {one_line(error)}") from error
     is_image = images.dtype == np.uint8 and images.ndim in (3, 4) and (images.ndim == 3 or images.shape[3] in (1, 3))
-    if not is_image:
+    if not is_image or not all(images.shape[1:]):
         raise ValueError(
             f"{source}: {names[image]} is {images.dtype} of shape {images.shape}; accepted: uint8 of N x H x W, or N x H x W x 1 or 3"
         )

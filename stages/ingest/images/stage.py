@@ -20,6 +20,9 @@ from attar.stages.contract import Forecast, NoInputs, StageConfig, stage
 from attar.stages.ingest.images.sources import FORMS, LOCAL, SourceImage, class_list, read_images
 from attar.stages.runtime.progress import bar, note
 
+# No data set has more: ImageNet-21k has 21,841.
+MAX_CLASSES = 100_000
+
 
 class ImageColumnsConfig(StageConfig):
     """Which columns hold what."""
@@ -127,11 +130,9 @@ def ingest_images(config: IngestImagesConfig, inputs: NoInputs, workdir: Path) -
     )
     if not rows:
         raise ValueError(f"{config.source} gave no images")
+    names = (class_list(config.classes) or _numbers(rows, config.source)) if columns.label else []
     if columns.label:
-        names = class_list(config.classes) or [str(index) for index in range(max(row.label for row in rows) + 1)]
         _check_labels(rows, names, config.source)
-    else:
-        names = []
     channels = config.channels or (1 if seen.all_grey else 3)
     rows = parted(
         rows,
@@ -187,6 +188,16 @@ def _stored(images: object, max_rows: int, path: Path) -> tuple[list[ImageRow], 
             start += len(image.content)
             counter.advance()
     return rows, seen
+
+
+def _numbers(rows: list[ImageRow], source: str) -> list[str]:
+    """Return the numbers of the classes as their names. Raises ValueError for a label that is more likely something else than a class."""
+    last = max(rows, key=lambda row: row.label)
+    if last.label >= MAX_CLASSES:
+        raise ValueError(
+            f"{source} row {int(last.id)}: label {last.label} is no class of {MAX_CLASSES:,} at most; accepted: the number of a class, from 0"
+        )
+    return [str(index) for index in range(last.label + 1)]
 
 
 def _check_labels(rows: list[ImageRow], names: list[str], source: str) -> None:

@@ -156,7 +156,7 @@ def _number(cell: Any, column: str) -> float:
     """Return a cell as a number: decimals of JSON come as they were written."""
     try:
         value = math.nan if isinstance(cell, bool) else float(cell)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not math.isfinite(value):
         raise ValueError(f"{column} is {str(cell)[:60]!r}; accepted: a number")
@@ -173,9 +173,10 @@ def _retrieved(record: Mapping[str, Any], columns: Columns, name: str, question:
     """Return a pair of sentences with its similarity, or a question with the ids of the texts that answer it."""
     if columns.positives:
         ids = record[columns.positives]
-        if not isinstance(ids, list) or not ids or not all(isinstance(text, str | int) for text in ids):
+        if not isinstance(ids, list) or not ids:
             raise ValueError(f"{columns.positives} is {str(ids)[:60]!r}; accepted: a list of ids, one at least")
-        return Row(id=name, question=question, positives=[str(text) for text in ids])
+        named = [text_cell(text, columns.positives, takes_numbers=True) for text in ids]
+        return Row(id=name, question=question, positives=named)
     value = _number(record[columns.similarity], columns.similarity)
     answer = text_cell(record[columns.answer], columns.answer, takes_numbers=True)
     return Row(id=name, question=question, answer=answer, similarity=value)

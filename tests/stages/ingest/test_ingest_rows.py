@@ -103,3 +103,27 @@ def test_a_table_that_is_damaged_inside_is_refused_by_its_row(store: Store, tmp_
     with pytest.raises(ValueError, match=f"^parquet:{path} is damaged from row 0 on: ") as refusal:
         ingest_data.execute(IngestDataConfig(source=f"parquet:{path}"), NoInputs(), store)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "message"),
+    [
+        ({"score": 10**400}, {"similarity": "score"}, "score is '1000"),
+        ({"score": True}, {"similarity": "score"}, "score is 'True'; accepted: a number"),
+        ({"score": "alike"}, {"similarity": "score"}, "score is 'alike'; accepted: a number"),
+        ({"score": None}, {"similarity": "score"}, "score is 'None'; accepted: a number"),
+        ({"ids": [True]}, {"positives": "ids"}, "ids is a boolean; accepted: text or a whole number"),
+        ({"ids": [" "]}, {"positives": "ids"}, "ids is blank"),
+        ({"ids": [["a"]]}, {"positives": "ids"}, "ids is a list; accepted: text or a whole number"),
+        ({"ids": "a"}, {"positives": "ids"}, "ids is 'a'; accepted: a list of ids, one at least"),
+    ],
+)
+def test_grades_and_ids_that_are_none_are_refused_by_row(
+    store: Store, tmp_path: Path, row: dict, columns: dict[str, str], message: str
+) -> None:
+    rows = [{"question": "a plum", "answer": "a red plum", "score": 0.5, "ids": ["a"]}]
+    rows.append({**rows[0], **row})
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    config = IngestDataConfig(source=f"jsonl:{tmp_path / 'pairs.jsonl'}", columns=columns)
+    with pytest.raises(ValueError, match=rf"line 2: row 1 {message}"):
+        ingest_data.execute(config, NoInputs(), store)

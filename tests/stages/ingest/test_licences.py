@@ -72,3 +72,8 @@ def test_without_a_card_the_config_or_the_licence_file_says(
 
 def test_a_gguf_header_says_the_licence(gguf_file: Path) -> None:
     assert source_license(parse_source(f"gguf:{gguf_file}"), Path()) == "apache-2.0"
+
+
+def test_a_state_dict_in_a_wheel_says_none(tmp_path: Path) -> None:
+    (tmp_path / "net.pth").write_bytes(b"PK\3\4")
+    assert source_license(parse_source("wheel:net==1/net.pth"), tmp_path) == ""

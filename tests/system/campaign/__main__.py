@@ -25,7 +25,7 @@ from tests.system.campaign.ledger import (
 )
 
 # One module of this folder each, with COUNT, CLEAN, prepare(scratch) and attempt(prepared, seed, folder).
-KINDS = ("recipes", "rows", "stores", "gguf", "folders")
+KINDS = ("recipes", "settings", "rows", "stores", "gguf", "folders", "subjects", "images")
 # So often a sitting is written down while it goes on.
 NUM_BETWEEN_WRITES = 50
 
@@ -55,7 +55,7 @@ def main() -> None:
 
 def sit(name: str, record: dict, options: argparse.Namespace, deadline: float) -> dict:
     """Try a kind's next inputs, and write them down as they end."""
-    seeds = next_seeds(record, importlib.import_module(f"tests.system.campaign.{name}").COUNT, options.count)
+    seeds = next_seeds(record, importlib.import_module(f"tests.system.campaign.inputs.{name}").COUNT, options.count)
     sitting = begun(seeds.start, " ".join(["python", "-m", "tests.system.campaign", *sys.argv[1:]]))
     started = time.monotonic()
 

@@ -13,24 +13,25 @@ import yaml
 from attar.pipelines.recipe.whole import load_recipe
 from tests.system.campaign.__main__ import KINDS
 from tests.system.campaign.crew import Tally, try_inputs
+from tests.system.campaign.inputs.mutate import ODD_VALUES
 from tests.system.campaign.ledger import added, next_seeds, note_scenario, read_record, retried, write_record
 from tests.system.campaign.lives import write_tiny
-from tests.system.campaign.mutate import ODD_VALUES
 from tests.system.campaign.worker import verdict_on
 
-NUM_SAMPLED = 60
+# So many of each that together they take seconds; folders are written, loaded and run.
+NUM_SAMPLED = {"recipes": 60, "settings": 60, "stores": 60, "images": 60, "subjects": 24}
 
 
-@pytest.mark.parametrize("name", ["recipes", "stores"])
+@pytest.mark.parametrize("name", NUM_SAMPLED)
 def test_a_sample_of_mutated_inputs_ends_accepted_or_in_lines(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ATTAR_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    kind = importlib.import_module(f"tests.system.campaign.{name}")
+    kind = importlib.import_module(f"tests.system.campaign.inputs.{name}")
     prepared = kind.prepare(tmp_path)
     faults = []
-    for seed in range(NUM_SAMPLED):
+    for seed in range(NUM_SAMPLED[name]):
         folder = tmp_path / str(seed)
         folder.mkdir()
         verdict = verdict_on(kind, prepared, seed, folder)
@@ -136,7 +137,7 @@ def test_a_scenario_counts_how_often_it_passed(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_all_mutated_inputs_of_a_kind_end_accepted_or_in_lines(name: str) -> None:
-    count = importlib.import_module(f"tests.system.campaign.{name}").COUNT
+    count = importlib.import_module(f"tests.system.campaign.inputs.{name}").COUNT
     tally = try_inputs(name, range(count), num_workers=2)
     assert sum(tally.counts.values()) == count
     assert not tally.faults, json.dumps(tally.faults[:5], indent=1)

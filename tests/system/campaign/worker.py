@@ -66,7 +66,7 @@ def main() -> None:
     os.dup2(2, 1)  # what libraries print is no verdict
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
-    kind = importlib.import_module(f"tests.system.campaign.{sys.argv[1]}")
+    kind = importlib.import_module(f"tests.system.campaign.inputs.{sys.argv[1]}")
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["ATTAR_HOME"] = str(Path(scratch) / "home")
         prepared = kind.prepare(Path(scratch))

@@ -15,6 +15,8 @@ from attar.compressors.encode.encoder import encoded
 from attar.registry.artifacts.handles import ClassifierArtifact, DatasetArtifact
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.classifier.folder import load_classifier
+from attar.stages.artifacts.classifier.row_classes import class_of
+from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.contract import NoInputs
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
 from attar.stages.evaluate.stage import evaluate
@@ -108,6 +110,13 @@ def test_a_student_of_several_outputs_a_class_learns_what_classes_hide(
             "as a classifier are accepted: bert",
         ),
         ({"id2label": {"0": "fruit"}}, "has a head of one output, which scores pairs; accepted: pair_scorer"),
+        (
+            {"id2label": {"1": "fruit", "2": "tool"}},
+            "id2label of config.json has a class of number '2'; accepted: each from 0 to 1",
+        ),
+        ({"id2label": {"x": "fruit", "0": "tool"}}, "id2label of config.json has a class of number 'x'"),
+        ({"id2label": {"0": "fruit", "1": None}}, "id2label of config.json names class 1 'None'; accepted: a word"),
+        ({"id2label": {"0": ["fruit"], "1": "tool"}}, "names class 0 .* accepted: a word"),
     ],
 )
 def test_a_folder_without_classes_is_refused_in_a_line(
@@ -206,6 +215,19 @@ def test_what_a_classifier_has_not_is_refused_before_any_work(
     with pytest.raises(ValueError, match=message) as refusal:
         stage.forecast(config, facts)
     assert "\n" not in str(refusal.value)
+
+
+def test_rows_of_a_single_class_teach_nothing(store: Store, fresh: ClassifierArtifact, tmp_path: Path) -> None:
+    alike = [row for row in ROWS if row["label"] == ROWS[0]["label"]]
+    data = ingested(store, tmp_path / "alike.jsonl", alike, heldout_fraction=0.0)
+    with pytest.raises(ValueError, match="every training row with a class is of .* accepted: two classes or more"):
+        finetune.execute(FinetuneConfig(**LEARNED), FinetuneInputs(model=fresh, data=(data,)), store)
+
+
+def test_a_name_of_two_classes_names_neither() -> None:
+    with pytest.raises(ValueError, match="data: row 1 is of class 'crane', which names two of the model's"):
+        class_of(Row("1", "a bird", "crane"), ("crane", "heron", "crane"), "data")
+    assert class_of(Row("1", "a bird", "heron"), ("crane", "heron", "crane"), "data") == 1
 
 
 def test_a_class_that_the_model_does_not_have_is_named(store: Store, fresh: ClassifierArtifact, tmp_path: Path) -> None:

@@ -76,6 +76,14 @@ def test_a_scorer_has_one_output_and_reads_both_texts(scorer: ClassifierArtifact
     assert torch.allclose(logits[:, 1], torch.tensor(own), atol=1e-6) and not logits[:, 0].any()
 
 
+def test_a_scorer_whose_tokenizer_parts_no_texts_is_refused(store: Store, scorer: ClassifierArtifact) -> None:
+    # a stranger's segments would be others than ours
+    with pytest.raises(
+        ValueError, match="the tokenizer has no sep_token, by which a bert tells the texts of a pair apart"
+    ):
+        classifier_of(store, f"folder:{scorer.path}", kind="pair_scorer")
+
+
 def test_segments_are_those_of_a_tokenizer_of_pairs(tmp_path: Path) -> None:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c"]
     (tmp_path / "vocab.txt").write_text("\n".join(words))

@@ -121,7 +121,7 @@ def test_a_training_that_was_cut_off_goes_on_to_the_same_adapters(
     ("adapt", "params", "line"),
     [
         ({"kind": "full"}, {}, "draws scales from 1 to 6, but adapt.kind is 'full', whose net is told none; accepted: max_scale equal"),
-        ({"kind": "lora"}, {}, "adapt.kind is 'lora', but the model is a denoiser, whose net learns whole; accepted: full, or guidance"),
+        ({"kind": "lora"}, {}, "adapt.kind is 'lora', but the model is a denoiser, which learns whole; accepted: full, guidance"),
     ],
 )  # fmt: skip
 def test_scales_that_nothing_is_told_are_refused(adapt: dict[str, Any], params: dict[str, Any], line: str) -> None:

@@ -86,6 +86,19 @@ def test_a_pooler_that_is_there_stays(store: Store, tmp_path: Path, encoder: Enc
     )
 
 
+def test_texts_are_cut_where_the_plan_said(store: Store, tmp_path: Path, encoder: EncoderArtifact) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(encoder.path, folder)
+    for limit, expected in ((40, 40), (10_000, 514), (None, 514)):
+        (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": limit}))
+        config = IngestModelConfig(source=f"folder:{folder}", model={"kind": "encoder"})
+        assert ingest_model.forecast(config, {}).facts["max_tokens"] == expected
+        assert encoder_of(store, f"folder:{folder}").facts.max_tokens == expected
+    config = IngestModelConfig(source=f"folder:{folder}", model={"kind": "encoder", "max_tokens": 1000})
+    with pytest.raises(ValueError, match="max_tokens is 1000, but the model has 514 positions; accepted: 1 to 514"):
+        ingest_model.forecast(config, {})
+
+
 @pytest.mark.parametrize("mode", ["flags", "name"])
 def test_both_forms_of_a_pooling_are_read(tmp_path: Path, mode: str) -> None:
     write_form(SentenceForm(pooling=Pooling(kind="max"), max_tokens=9), 32, tmp_path)
@@ -109,7 +122,18 @@ def test_both_forms_of_a_pooling_are_read(tmp_path: Path, mode: str) -> None:
         ("modules.json", {"type": "x"}, "is no list of modules"),
         ("1_Pooling/config.json", {"pooling_mode_lasttoken": True}, "pools by lasttoken; accepted: one of mean, cls"),
         ("1_Pooling/config.json", {"pooling_mode_cls_token": True, "pooling_mode_max_tokens": True}, "cls and max"),
+        ("modules.json", [{"type": "x.Transformer"}, {"type": "x.Pooling"}], "pools by nothing; accepted: one of mean"),
         ("sentence_bert_config.json", {"do_lower_case": True}, "do_lower_case"),
+        (
+            "sentence_bert_config.json",
+            {"max_seq_length": "128"},
+            "gives max_seq_length '128'; accepted: a number of tokens",
+        ),
+        (
+            "sentence_bert_config.json",
+            {"max_seq_length": True},
+            "gives max_seq_length 'True'; accepted: a number of tokens",
+        ),
         ("config_sentence_transformers.json", {"default_prompt_name": "query"}, "the prompt 'query' before every text"),
         ("config.json", {"model_type": "t5", "is_encoder_decoder": True}, "as an encoder are accepted: bert"),
     ],

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import os
+import zipfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from PIL import Image
 
 from attar.registry.artifacts.handles import ImageDatasetArtifact
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.images.dataset import ImageBytes, read_classes, read_image_rows
 from attar.stages.artifacts.images.pixels import decoded
+from attar.stages.ingest.images.sources import class_list
 from attar.stages.ingest.images.stage import IngestImagesConfig
 from tests.stages.artifacts.images.conftest import NUM_CLASSES, image_arrays, ingested, png
 
@@ -67,6 +73,71 @@ def test_labels_are_numbers_of_classes_and_several(store: Store, tmp_path: Path)
         ingested(store, table(tmp_path / "single.parquet", content, [1, 1, 1]))
     with pytest.raises(ValueError, match=r"row 0: label is '-1'; accepted: the number of a class, from 0"):
         ingested(store, table(tmp_path / "negative.parquet", content, [-1, 0, 1]))
+
+
+def test_a_label_that_is_an_id_makes_no_million_classes(store: Store, tmp_path: Path) -> None:
+    content = [png(image) for image in image_arrays(2)[0]]
+    with pytest.raises(ValueError, match=r"ids.parquet row 1: label 1000000007 is no class of 100,000 at most"):
+        ingested(store, table(tmp_path / "ids.parquet", content, [3, 1_000_000_007]))
+
+
+def saved(image: Any, form: str = "PNG", **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, format=form, **options)
+    return stream.getvalue()
+
+
+def test_an_image_of_more_than_eight_bits_is_refused_not_cut_off(store: Store, tmp_path: Path) -> None:
+    # Pillow makes 255 of all that is above: most of a scan of sixteen bits would come in white
+    deep = Image.fromarray(np.arange(16, dtype=np.uint16).reshape(4, 4) * 4096)
+    plain = png(np.zeros((4, 4), np.uint8))
+    with pytest.raises(ValueError, match=r"deep.parquet row 1: image has pixels of I;16, more than 8 bits a channel"):
+        ingested(store, table(tmp_path / "deep.parquet", [plain, saved(deep)], [0, 1]))
+
+
+def test_a_photo_stands_upright_as_its_camera_says() -> None:
+    pixels = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    lying = saved(Image.fromarray(pixels), exif=exif)
+    assert np.array_equal(decoded(lying, 1)[..., 0], np.rot90(pixels, -1))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cut.npz", "cannot be read"),
+        ("single.npz", "cannot be read: ValueError: no npz file, of named arrays"),
+        ("promised.npz", "its arrays do not fit into memory"),
+        ("flat.npz", r"images is uint8 of shape \(2, 0, 4\); accepted: uint8 of N x H x W"),
+    ],
+)
+def test_damaged_arrays_are_named_by_their_file(store: Store, tmp_path: Path, name: str, message: str) -> None:
+    path = tmp_path / name
+    if name == "cut.npz":  # a byte of what is packed is another
+        np.savez_compressed(path, images=image_arrays(8)[0], labels=np.arange(8) % 2)
+        content = bytearray(path.read_bytes())
+        content[90] ^= 0xFF
+        path.write_bytes(content)
+    elif name == "single.npz":
+        np.save(tmp_path / "single.npy", np.zeros(3, np.uint8))
+        (tmp_path / "single.npy").rename(path)
+    elif name == "promised.npz":
+        header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (10000000000, 64, 64), }"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("images.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+            archive.writestr("labels.npy", b"")
+    else:
+        np.savez(path, images=np.zeros((2, 0, 4), np.uint8), labels=np.arange(2))
+    with pytest.raises(ValueError, match=message) as refused:
+        ingested(store, f"npz:{path}")
+    assert name in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_pipe_in_place_of_the_names_of_classes_stalls_no_plan(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "classes.json")
+    with pytest.raises(ValueError, match="classes: .* is no plain file; refused; accepted: a JSON list of names"):
+        class_list(str(tmp_path / "classes.json"))
 
 
 def test_arrays_of_objects_are_never_unpickled(store: Store, tmp_path: Path) -> None:

@@ -16,11 +16,16 @@ from attar.compressors.images.layout import LAYOUTS, image_blocks
 from attar.compressors.images.statistics import without_open_gates
 from attar.registry.artifacts.handles import ImageClassifierArtifact
 from attar.registry.artifacts.store import Store
-from attar.stages.artifacts.images.folder import load_classifier
+from attar.stages.artifacts.images.class_order import refuse_other_order
+from attar.stages.artifacts.images.folder import folder_facts, load_classifier
 from attar.stages.artifacts.images.pixels import PixelReader
+from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
+from attar.stages.evaluate.stage import evaluate
+from attar.stages.finetune.config import FinetuneConfig
+from attar.stages.finetune.stage import finetune
 from attar.stages.ingest.images.state_dict import CONFIG, lite_classifier, read_state_dict
 from attar.stages.ingest.model import IngestModelConfig
-from tests.stages.artifacts.images.conftest import classifier_of
+from tests.stages.artifacts.images.conftest import classifier_of, image_arrays, ingested
 
 
 @pytest.mark.parametrize("family", LAYOUTS)
@@ -69,11 +74,52 @@ def test_what_is_no_classifier_is_refused(store: Store, classifier: ImageClassif
 
 
 @pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_std": [0.0]}, "comes out of preprocessor_config.json as numbers that are no image"),
+        ({"image_mean": [0.5, 0.5, 0.5]}, "an image of 1 channels cannot be read by preprocessor_config.json"),
+        ({"size": {"height": 10**6, "width": 10**6}}, "height is 1000000; accepted: 1 to 4,096 pixels"),
+        ({"size": {"height": "x", "width": 8}}, "an image of 1 channels cannot be read by preprocessor_config.json"),
+        ({"crop_size": 0}, "crop_size is 0; accepted: 1 to 4,096 pixels"),
+    ],
+)
+def test_a_reading_that_makes_no_image_is_refused(
+    tmp_path: Path, classifier: ImageClassifierArtifact, changes: dict, message: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(classifier.path, folder)
+    reading = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").write_text(json.dumps({**reading, **changes}))
+    with pytest.raises(ValueError, match=message) as refused:
+        folder_facts(folder)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"id2label": {"1": "a", "2": "b"}}, "id2label of config.json has a class of number '2'"),
+        ({"model_type": ["resnet"]}, "as an image classifier are accepted: resnet"),
+        ({"depths": [10**6, 2]}, "config.json says depths 1e\\+06; accepted: 1,000 blocks at most"),
+    ],
+)
+def test_a_config_of_no_classifier_is_refused_in_a_line(
+    tmp_path: Path, classifier: ImageClassifierArtifact, changes: dict, message: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(classifier.path, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    with pytest.raises(ValueError, match=message):
+        folder_facts(folder)
+
+
+@pytest.mark.parametrize(
     ("source", "options", "message"),
     [
         ("gguf:x.gguf", {}, "gguf:|does not exist"),
         ("random:llama", {}, "random image classifier 'llama' is unknown"),
-        ("random:resnet?depth=3", {}, "option depth is unknown; accepted: num_blocks"),
+        ("random:resnet?depth=3", {}, "option 'depth' is unknown; accepted: num_blocks"),
         ("random:resnet", {"classes": ["one"]}, "accepted: two or more, each once"),
         ("wheel:a==1/x.pth", {}, "state_dict_of is '', but source is a .pth; accepted: both or neither"),
         ("random:resnet", {"state_dict_of": "efficientnet_lite0"}, "but source is no .pth"),
@@ -149,3 +195,25 @@ def test_a_lite_state_dict_keeps_every_number_and_its_gates_are_open() -> None:
         assert torch.allclose(source(pixel_values=pixels).logits, whole, atol=1e-6)
     with pytest.raises(ValueError, match="is no EfficientNet-lite0: it lacks tensors _conv_head.weight|lacks"):
         lite_classifier({name: value for name, value in names.items() if name != "_conv_head.weight"})
+
+
+def test_classes_in_another_order_are_not_taken_by_their_numbers(
+    store: Store, tmp_path: Path, classifier: ImageClassifierArtifact
+) -> None:
+    named = classifier_of(store, f"folder:{classifier.path}", classes=["cat", "dog", "sea_bird", "fox"])
+    refuse_other_order(named.path, ["Cat", "dog", "sea bird", "fox"], "data")
+    refuse_other_order(named.path, ["0", "1", "2", "3"], "data")
+    refuse_other_order(named.path, ["katze", "hund"], "data")
+    with pytest.raises(
+        ValueError, match="task pets: class 0 is 'dog', which is class 1 of the model; accepted: the classes in"
+    ):
+        refuse_other_order(named.path, ["dog", "cat"], "task pets")
+    pixels, labels = image_arrays(16)
+    np.savez(tmp_path / "pets.npz", images=pixels, labels=labels)
+    turned = ingested(store, f"npz:{tmp_path / 'pets.npz'}", classes=["dog", "cat", "sea bird", "fox"])
+    with pytest.raises(ValueError, match="task pets: class 0 is 'dog'"):
+        evaluate.execute(EvaluateConfig(), EvaluateInputs(model=named, tasks=(turned,)), store)
+    given = {"model": (named.facts,), "data": (turned.facts,), "teacher": ({**named.facts, "num_classes": 9},)}
+    taught = {"adapt": {"kind": "full"}, "objectives": {"forward_kl": 1.0}, "schedule": {"tokens_per_step": 16}}
+    with pytest.raises(ValueError, match="input teacher tells 9 classes, but model tells 4"):
+        finetune.forecast(FinetuneConfig(**taught), given)

@@ -81,6 +81,16 @@ def test_the_stage_that_changed_a_prompt_is_named_with_both_texts(store: Store, 
     assert change.after_tokens[first].after > change.before_tokens[first].after  # type: ignore[operator]
 
 
+def test_a_model_that_writes_nothing_is_not_asked(store: Store) -> None:
+    config = IngestModelConfig(source="random:bert?num_blocks=3&hidden_size=32", model={"kind": "encoder"})
+    whole = ingest_model.execute(config, NoInputs(), store).artifact
+    cut = prune.execute(PruneConfig(blocks=[1]), PruneInputs(model=whole), store).artifact
+    with pytest.raises(
+        ValueError, match="text that models write, and this is of kind encoder; accepted: the form model or onnx"
+    ):
+        bisect_chain(Lineage(store), Link("prune", cut.key), [Row("prompt", "What is left?")], NUM_TOKENS)
+
+
 def test_a_model_that_is_gone_is_built_again_when_it_is_asked(store: Store, chain: list[ModelArtifact]) -> None:
     rows = [Row("prompt", "What is left?")]
     whole = bisect_chain(Lineage(store), last_link(store, chain), rows, NUM_TOKENS)

@@ -88,6 +88,8 @@ def test_budgets_are_read(text: str, limits: list[Limit]) -> None:
     ("text", "message"),
     [
         ("", "budget is empty"),
+        ("bytes<=1.2.3MB", "'bytes<=1.2.3MB' is no limit; accepted: FIGURE<=NUMBER"),
+        ("kl<=.", "'kl<=.' is no limit; accepted: FIGURE<=NUMBER"),
         ("bytes 250MB", "is no limit"),
         ("byte<=1", "unknown figure 'byte'. Did you mean 'bytes'?"),
         ("kl<=3MB", "unit 'MB' is unknown"),

@@ -14,7 +14,7 @@ from gguf.quants import quantize
 from attar.registry.artifacts.store import Store
 from attar.stages.contract import NoInputs
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
-from tests.system.campaign.mutate import changed_bytes, changed_word
+from tests.system.campaign.inputs.mutate import changed_bytes, changed_word
 
 COUNT = 1_000
 CLEAN = (ValueError,)

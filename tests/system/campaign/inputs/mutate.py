@@ -6,6 +6,8 @@ import copy
 import random
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 # Values that people and programs write in place of what is wanted.
 ODD_VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 2**31, 2**63, -(2**70), 0.0, -0.5, 1e308, float("nan"), float("inf"), "", " ", "None", "yes", "1", "-1",
@@ -17,6 +19,14 @@ ODD_TEXT = [
     "...\n", "\0", "\x1b[31m", "\u2028", "\ufeff", "\u00e9", "\U0001f600", ".nan", ".inf", "1e400", "0x_", "0b", "1:30:00", "2001-01-01", "yes", "~",
     "null", "9" * 70, "[" * 40, "a: " * 40, "\n", "  ", "\r", "x" * 2000,
 ]  # fmt: skip
+
+
+def checked(config_type: type[BaseModel], **content: Any) -> Any:
+    """Return a config. What is wrong with it is a line here too, as a recipe tells it."""
+    try:
+        return config_type(**content)
+    except ValidationError as error:
+        raise ValueError(error.errors()[0]["msg"]) from None
 
 
 def odd_value(random_: random.Random) -> Any:

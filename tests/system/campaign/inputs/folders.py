@@ -15,10 +15,12 @@ from attar.registry.artifacts.store import Store
 from attar.stages.contract import NoInputs
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
 from attar.stages.ingest.tiny_model import FAMILIES, random_model
-from tests.system.campaign.mutate import changed_bytes, changed_text, changed_value, changed_word
+from tests.system.campaign.inputs.mutate import changed_bytes, changed_text, changed_value, changed_word
 
 COUNT = 2_000
 CLEAN = (ValueError,)
+# What says of a folder what it is.
+SAYING = ("config.json", "modules.json", "preprocessor_config.json", "scheduler_config.json", "model_index.json")
 
 
 def prepare(scratch: Path) -> list[Path]:
@@ -37,17 +39,22 @@ def attempt(folders: list[Path], seed: int, folder: Path) -> None:
     random_ = random.Random(seed)
     copy = folder / "model"
     shutil.copytree(random_.choice(folders), copy)
-    for _ in range(random_.choice([1, 1, 2, 3])):
-        _change_tensors(copy, random_) if random_.random() < 0.25 else _change(copy, random_)
+    change_folder(copy, random_)
     config = IngestModelConfig(source=f"folder:{copy}")
     ingest_model.forecast(config, {})
     ingest_model.execute(config, NoInputs(), Store(folder / "home"))
 
 
+def change_folder(folder: Path, random_: random.Random) -> None:
+    """Change a folder in a few ways: files, what JSON in them says, what the weights hold. Whose config lies below, below too."""
+    for _ in range(random_.choice([1, 1, 2, 3])):
+        _change_tensors(folder, random_) if random_.random() < 0.25 else _change(folder, random_)
+
+
 def _change_tensors(folder: Path, random_: random.Random) -> None:
     """Change what the weights' file holds, or cut it into shards that an index names: the file itself stays readable."""
-    path = folder / "model.safetensors"
-    if not path.is_file():
+    path = next(iter(sorted(folder.rglob("*model.safetensors"))), None)
+    if path is None or not path.is_file():
         return
     try:
         tensors = load_file(path)
@@ -73,7 +80,8 @@ def _change_tensors(folder: Path, random_: random.Random) -> None:
     elif action == "surplus":
         tensors[random_.choice(["x", "model.layers.9.mlp.up_proj.weight", "lm_head.bias"])] = tensors[name].clone()
     else:
-        _shard(folder, tensors, random_)
+        _shard(path.parent, tensors, random_)
+        path.unlink()
         return
     save_file(tensors, path, metadata={"format": "pt"})
 
@@ -89,12 +97,13 @@ def _shard(folder: Path, tensors: dict[str, torch.Tensor], random_: random.Rando
     if random_.random() < 0.6:
         index = changed_value(index, random_)
     (folder / "model.safetensors.index.json").write_bytes(json.dumps(index).encode(errors="surrogatepass"))
-    (folder / "model.safetensors").unlink()
 
 
 def _change(folder: Path, random_: random.Random) -> None:
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    victim = folder / "config.json" if random_.random() < 0.5 else random_.choice(files or [folder / "config.json"])
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    main = [path for path in files if path.name in SAYING] or [folder / "config.json"]
+    drawn_from = main if random_.random() < 0.5 else files or main
+    victim = drawn_from[0] if len(drawn_from) == 1 else random_.choice(drawn_from)
     if not victim.is_file():
         return
     action = random_.choice(["value", "value", "text", "bytes", "gone", "pipe", "folder", "empty", "link", "stray"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from attar.stages.artifacts.dataset.rows import read_rows
 from attar.stages.contract import NoInputs
 from attar.stages.ingest.data import IngestDataConfig, ingest_data
 from attar.stages.ingest.records.delimited_table import DELIMITERS
-from tests.system.campaign.mutate import changed_bytes, changed_text, changed_value
+from tests.system.campaign.inputs.mutate import changed_bytes, changed_text, changed_value
 
 COUNT = 2_000
 CLEAN = (ValueError,)
@@ -31,6 +32,16 @@ ROWS: list[dict[str, Any]] = [
     {"text": "Plain text of a few words.\nAnd a second line."},
     {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good day"}]},
     {"conversations": [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Good day"}]},
+    {"question": "A plum is red.", "answer": "A red plum.", "score": 0.9, "id": "a"},
+    {"question": "Where is the pit?", "positives": ["a", "b"], "id": 7},
+]
+# Of pairs of sentences, and of questions with the texts of a corpus that answer them.
+COLUMNS: list[dict[str, str]] = [
+    {"similarity": "score"},
+    {"positives": "positives"},
+    {"row_id": "id"},
+    {"similarity": "score", "row_id": "id"},
+    {"question": "text", "answer": "score"},
 ]
 
 
@@ -53,10 +64,15 @@ def attempt(prepared: None, seed: int, folder: Path) -> None:
         "words_a_row": random_.choice([0, 3]) if form == "text" else 0,
         "verifier": random_.choice(["auto", "auto", "number", "contains", "none", "choice", "pattern", "json_schema"]),
     }
+    if random_.random() < 0.25:
+        options["columns"] = random_.choice(COLUMNS)
     config = IngestDataConfig(source=f"{form}:{path}", **options)
     artifact = ingest_data.execute(config, NoInputs(), Store(folder / "home")).artifact
     for row in read_rows(artifact.path / "rows.jsonl"):
-        assert all(isinstance(text, str) for text in (row.question, row.answer, row.text, *row.choices)), row
+        assert all(
+            isinstance(text, str) for text in (row.question, row.answer, row.text, *row.choices, *row.positives)
+        ), row
+        assert row.similarity is None or math.isfinite(row.similarity), row
 
 
 def _write(path: Path, form: str, rows: list[Any], random_: random.Random) -> None:

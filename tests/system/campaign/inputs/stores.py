@@ -17,7 +17,7 @@ from attar.registry.artifacts.lineage import trace
 from attar.registry.artifacts.store import Slot, Store
 from attar.registry.release.collect import collect_garbage
 from attar.registry.tracking.mlflow_home import open_client
-from tests.system.campaign.mutate import changed_bytes, changed_text, changed_value
+from tests.system.campaign.inputs.mutate import changed_bytes, changed_text, changed_value
 
 COUNT = 500
 # Nothing of this is to be refused: what is damaged is built again.

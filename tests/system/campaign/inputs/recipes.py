@@ -13,7 +13,7 @@ from attar.pipelines.recipe.mistakes import RecipeError
 from attar.pipelines.recipe.plan import make_plan
 from attar.pipelines.recipe.whole import load_recipe
 from attar.registry.artifacts.store import Store
-from tests.system.campaign.mutate import changed_text, changed_value, odd_value
+from tests.system.campaign.inputs.mutate import changed_text, changed_value, odd_value
 
 COUNT = 10_000
 CLEAN = (RecipeError,)

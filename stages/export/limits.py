@@ -1,0 +1,35 @@
+"""What an export of a model that writes nothing has not. One check for all subjects, before anything is traced."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from attar.registry.artifacts.subjects import Subject
+from attar.stages.export.config import ExportConfig
+
+CAUSAL_FIELDS = ("num_new_tokens", "min_token_agreement")
+
+
+def refuse_causal_export(
+    config: ExportConfig,
+    subject: Subject,
+    other_inputs: Collection[str],
+    *,
+    accepted: str = "format.opset, num_prompts",
+    more: Sequence[str] = (),
+) -> None:
+    """Raise ValueError for another format than a graph of fused operators. Also for guidance, text, and fields of written answers.
+
+    `accepted`: the fields that say something; `more`: others beside those of written answers that say nothing.
+    """
+    what = subject.words
+    if config.format.kind != "onnx":
+        raise ValueError(f"format.kind is {config.format.kind!r}, but the model is {what}; accepted: 'onnx'")
+    if config.format.operators != "fused":
+        raise ValueError(f"format.operators is {config.format.operators!r}, but the model is {what}; accepted: 'fused'")
+    if other_inputs:
+        raise ValueError(
+            f"input {next(iter(other_inputs))} is for causal language models, and the model is {what}; accepted: none"
+        )
+    if given := [name for name in (*CAUSAL_FIELDS, *more) if name in config.model_fields_set]:
+        raise ValueError(f"{given[0]} is given, but the model is {what}, which writes nothing; accepted: {accepted}")
