@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from attar.compressors.data.spans import Span, tags_for, tags_of, word_places
+from attar.compressors.data.spans import Span, tags_for, tags_of, word_locations
 from attar.registry.artifacts.environment import configure_process
 from attar.registry.release.figures import HIGH, LOW
 from attar.stages.artifacts.dataset.rows import read_rows
@@ -103,16 +103,16 @@ def cell(start: int, end: int, label: str) -> dict[str, Any]:
 
 def elsewhere(text: str, spans: list[dict[str, Any]], seed: int) -> dict[str, Any]:
     """Return a text with its spans moved to other words, as many words long each, apart from each other; one without room is left out."""
-    draw, places, taken = random.Random(f"{seed}:{text}"), word_places(text), set()
+    draw, locations, taken = random.Random(f"{seed}:{text}"), word_locations(text), set()
     moved = []
     for span in spans:
-        tags = tags_of([Span(span["start"], span["end"], span["label"])], places, tags_for(KINDS))
+        tags = tags_of([Span(span["start"], span["end"], span["label"])], locations, tags_for(KINDS))
         length = sum(tag != "O" for tag in tags)
-        free = [first for first in range(len(places) - length + 1) if not taken & set(range(first, first + length))]
+        free = [first for first in range(len(locations) - length + 1) if not taken & set(range(first, first + length))]
         if free:
             first = draw.choice(free)
             taken |= set(range(first, first + length))
-            moved.append(cell(places[first][0], places[first + length - 1][1], span["label"]))
+            moved.append(cell(locations[first][0], locations[first + length - 1][1], span["label"]))
     return {"text": text, "spans": sorted(moved, key=lambda span: span["start"])}
 
 

@@ -1,4 +1,4 @@
-"""How a language model is asked for the spans of a text, and what of its answer counts: JSON of one form, spans verbatim in the text.
+"""How a language model is asked for the spans of a text, and what of its answer counts. JSON of one form, spans verbatim.
 
 After *Distilling Large Language Models for Biomedical Knowledge Extraction*, https://arxiv.org/abs/2307.06439.
 """
@@ -21,7 +21,7 @@ from attar.stages.artifacts.samplers import Prompt, Sampler, row_seed
 
 LABELLED = "labelled"
 UNUSABLE = "unusable answer"
-ASKED = (
+INSTRUCTION = (
     "Find every span of these kinds in the text: {kinds}. Copy each span word for word. "
     'Answer with JSON alone, such as {{"spans": [{{"label": "{kind}", "text": "..."}}]}}, and an empty list where there is none.'
 )
@@ -41,8 +41,8 @@ class Answered:
         if self.fault:
             return f"{UNUSABLE} ({self.fault})"
         wrong = ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(self.dropped).items()))
-        told = len(self.spans) + len(self.dropped)
-        return f"{LABELLED} ({len(self.spans)} of {told} spans{f': {wrong}' if wrong else ''})"
+        answered = len(self.spans) + len(self.dropped)
+        return f"{LABELLED} ({len(self.spans)} of {answered} spans{f': {wrong}' if wrong else ''})"
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,12 @@ class AskedTeacher:
         made = []
         for row, generation in zip(rows, written, strict=True):
             answer = self.tokenizer.decode(generation.token_ids, skip_special_tokens=True).strip()
-            told = read_answer(answer, asked_text(row), self.kinds)
+            answered = read_answer(answer, asked_text(row), self.kinds)
             if not generation.is_finished:
-                told = Answered(fault="no end")
-            elif told.dropped and self.drops_rows:
-                told = Answered(fault=told.dropped[0])
-            made.append(labelled_row(row, told, answer))
+                answered = Answered(fault="no end")
+            elif answered.dropped and self.drops_rows:
+                answered = Answered(fault=answered.dropped[0])
+            made.append(labelled_row(row, answered, answer))
         return made
 
     def _question(self, text: str) -> str:
@@ -79,19 +79,19 @@ class AskedTeacher:
         return span_question(text, self.kinds, [row for row in self.examples if asked_text(row) != text])
 
 
-def labelled_row(row: Row, told: Answered, answer: str = "") -> Row:
+def labelled_row(row: Row, answered: Answered, answer: str = "") -> Row:
     """Return a text with what a teacher told of it, and where that comes from."""
-    came = {"source": "teacher", "reason": told.reason, "rewrite": answer}
-    if told.fault:
+    came = {"source": "teacher", "reason": answered.reason, "rewrite": answer}
+    if answered.fault:
         return row.with_changes(spans=None, **came)
-    return row.with_changes(question=asked_text(row), text="", spans=as_cells(told.spans), **came)
+    return row.with_changes(question=asked_text(row), text="", spans=as_cells(answered.spans), **came)
 
 
 def span_question(text: str, kinds: Sequence[str], examples: Sequence[Row]) -> str:
     """Return what a model is asked: what to find, some texts with their spans, and the text."""
-    asked = ASKED.format(kinds=", ".join(kinds), kind=kinds[0])
+    instruction = INSTRUCTION.format(kinds=", ".join(kinds), kind=kinds[0])
     shown = [f"Text: {asked_text(row)}\nJSON: {right_answer(row)}" for row in examples]
-    return "\n\n".join([asked, *shown, f"Text: {text}\nJSON:"])
+    return "\n\n".join([instruction, *shown, f"Text: {text}\nJSON:"])
 
 
 def right_answer(row: Row) -> str:

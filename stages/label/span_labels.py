@@ -1,4 +1,4 @@
-"""Stage `label_spans`: a language model or a tagger tells the spans of texts; what is not verbatim in its text is no label."""
+"""Stage `label_spans`: a language model or a tagger tells the spans of texts. What is not verbatim is no label."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from attar.registry.artifacts.handles import (
 from attar.registry.artifacts.kinds.kind_facts import DatasetFacts
 from attar.registry.artifacts.subjects import CAUSAL, TAGGER, subject_of
 from attar.stages.artifacts.chat_server import ServerConfig, ServerSampler
-from attar.stages.artifacts.classifier.row_classes import asked_text, places_of, tags_of_row
+from attar.stages.artifacts.classifier.row_classes import asked_text, locations_of, tags_of_row
 from attar.stages.artifacts.dataset.card import write_card
 from attar.stages.artifacts.dataset.curation import Dropped
 from attar.stages.artifacts.dataset.partial_rows import by_shard
@@ -36,7 +36,7 @@ from attar.stages.artifacts.samplers import RunnerSampler, Sampler
 from attar.stages.artifacts.text_models import opened
 from attar.stages.artifacts.writers import open_runner, stop_ids_of
 from attar.stages.contract import Forecast, StageConfig, stage
-from attar.stages.evaluate.classes.tagger import TaggedTask, told_tags
+from attar.stages.evaluate.classes.tagger import TaggedTask, predicted_tags
 from attar.stages.label.json_answers import Answered, AskedTeacher, labelled_row, read_answer
 from attar.stages.runtime.device import Precision, pick_device, pick_dtype
 from attar.stages.runtime.progress import metric, note
@@ -131,12 +131,12 @@ class TaggingTeacher:
         return kinds_of(self.tags)
 
     def label(self, rows: Sequence[Row]) -> list[Row]:
-        places = [places_of(row) for row in rows]
-        task = TaggedTask([asked_text(row) for row in rows], places, [], [])
-        told = told_tags(self.runner, self.reader, task, self.tags, self.batch_size, "a shard")
+        locations = [locations_of(row) for row in rows]
+        task = TaggedTask([asked_text(row) for row in rows], locations, [], [])
+        labels = predicted_tags(self.runner, self.reader, task, self.tags, self.batch_size, "a shard")
         return [
             labelled_row(row, Answered(tuple(in_characters(spans_of(tags), own))))
-            for row, tags, own in zip(rows, told, places, strict=True)
+            for row, tags, own in zip(rows, labels, locations, strict=True)
         ]
 
 
@@ -149,27 +149,27 @@ def label_spans(config: LabelSpansConfig, inputs: LabelSpansInputs, workdir: Pat
     https://arxiv.org/abs/2307.06439
     """
     rows = read_rows(inputs.data.path / "rows.jsonl")
-    learned = [row for row in rows if row.split != "heldout" and places_of(row)]
+    learned = [row for row in rows if row.split != "heldout" and locations_of(row)]
     if not learned:
         raise ValueError("input data: no row has a text to learn or choose on; set heldout_fraction below 1")
     teacher = _teacher(config, inputs)
     by_length = sorted(learned, key=lambda row: (len(asked_text(row)), row.id))
     labelled = {row.id: row for row in by_shard(workdir, "labelling", by_length, teacher.label)}
     made = [labelled.get(row.id, row) for row in rows if row.split == "heldout" or row.id in labelled]
-    kept = [row for row in made if row.split == "heldout" or row.spans is not None]
+    usable = [row for row in made if row.split == "heldout" or row.spans is not None]
     dropped = [Dropped(row, row.reason) for row in made if row.split != "heldout" and row.spans is None]
-    if not any(row.split == "train" for row in kept):
+    if not any(row.split == "train" for row in usable):
         why = dropped[0].reason if dropped else "the data has no training rows"
         raise ValueError(f"no training text of {len(learned)} has a label that counts; the first: {why}")
     _report(learned, labelled, teacher.kinds)
     content, name = workdir / "content", inputs.data.facts.name or "texts"
     content.mkdir(parents=True, exist_ok=True)
-    write_rows(content / "rows.jsonl", kept)
-    write_card(content, kept, name=name, dropped=dropped)
-    heldout, choose = (sum(row.split == split for row in kept) for split in ("heldout", "choose"))
+    write_rows(content / "rows.jsonl", usable)
+    write_card(content, usable, name=name, dropped=dropped)
+    heldout, choose = (sum(row.split == split for row in usable) for split in ("heldout", "choose"))
     facts = DatasetFacts(
         name=name,
-        num_rows=len(kept),
+        num_rows=len(usable),
         num_heldout=heldout,
         num_choose=choose,
         num_dropped=len(dropped),
@@ -217,9 +217,9 @@ def _report(learned: Sequence[Row], labelled: Mapping[str, Row], kinds: Sequence
     known = [row for row in learned if row.spans is not None and row.id in usable]
     if known:
         tags = tags_for(sorted({*kinds, *(span["label"] for row in known for span in row.spans or ())}))
-        own, told = (
+        own, labels = (
             [tags_of_row(row, tags, "data") for row in some] for some in (known, [usable[row.id] for row in known])
         )
-        quality = span_f1(SpanCounts.of(told, own, tags))
+        quality = span_f1(SpanCounts.of(labels, own, tags))
         metric("teacher_span_f1", quality)
         note(f"of {len(known)} texts whose spans are known the teacher's F1 is {quality:.3f}")

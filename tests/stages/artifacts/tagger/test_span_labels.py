@@ -61,13 +61,13 @@ def erring(rows: Sequence[Row], wrong_spans: float, no_json: float) -> tuple[Scr
     random = Random(0)
     answers, right = {}, {}
     for row in rows:
-        told = json.loads(right_answer(row))["spans"]
-        is_wrong = [random.random() < wrong_spans for _ in told]
+        answered = json.loads(right_answer(row))["spans"]
+        is_wrong = [random.random() < wrong_spans for _ in answered]
         right[row.id] = [cell for cell, wrong in zip(row.spans or (), is_wrong, strict=True) if not wrong]
-        for span, wrong in zip(told, is_wrong, strict=True):
+        for span, wrong in zip(answered, is_wrong, strict=True):
             span["text"] = f"{span['text']}?!" if wrong else span["text"]
         is_silent = random.random() < no_json
-        answers[row.question] = "There is nothing." if is_silent else f"Sure: {json.dumps({'spans': told})} Done."
+        answers[row.question] = "There is nothing." if is_silent else f"Sure: {json.dumps({'spans': answered})} Done."
         right |= {row.id: None} if is_silent else {}  # type: ignore[dict-item]
     return Scripted(answers), right
 
@@ -99,8 +99,8 @@ def test_the_filter_drops_what_a_teacher_made_up_and_nothing_else(drops_rows: bo
 
 def test_a_right_answer_gives_the_spans_that_it_tells() -> None:
     for row in gold():
-        told = read_answer(right_answer(row), row.question, KINDS)
-        assert as_cells(told.spans) == row.spans and not told.dropped and not told.fault
+        answered = read_answer(right_answer(row), row.question, KINDS)
+        assert as_cells(answered.spans) == row.spans and not answered.dropped and not answered.fault
     question = span_question("of Ada", KINDS, gold()[:1])
     assert "Name, Count" in question and f"JSON: {right_answer(gold()[0])}" in question
     assert question.endswith("Text: of Ada\nJSON:")
@@ -112,7 +112,7 @@ def test_a_right_answer_gives_the_spans_that_it_tells() -> None:
         ('```json\n{"spans": [{"label": "Name", "text": "Ada"}]}\n```', [Span(3, 6, "Name")], (), ""),
         ('{"spans": []}', [], (), ""),
         ('{"spans": [{"label": "Name", "text": "ada"}]}', [], ("not verbatim",), ""),
-        ('{"spans": [{"label": "Place", "text": "Ada"}]}', [], ("of another kind",), ""),
+        ('{"spans": [{"label": "Location", "text": "Ada"}]}', [], ("of another kind",), ""),
         (
             '{"spans": [{"label": "Name", "text": "Ada"}, {"label": "Name", "text": "Ada"}]}',
             [Span(3, 6, "Name")],
@@ -129,8 +129,8 @@ def test_a_right_answer_gives_the_spans_that_it_tells() -> None:
     ],
 )
 def test_answers_are_read_by_one_form(answer: str, spans: list[Span], dropped: tuple[str, ...], fault: str) -> None:
-    told = read_answer(answer, "of Ada, not 3", KINDS)
-    assert (list(told.spans), told.dropped, told.fault) == (spans, dropped, fault)
+    answered = read_answer(answer, "of Ada, not 3", KINDS)
+    assert (list(answered.spans), answered.dropped, answered.fault) == (spans, dropped, fault)
 
 
 def test_a_student_learns_what_a_tagger_labels(store: Store, tagger: TaggerArtifact, spans: DatasetArtifact) -> None:
