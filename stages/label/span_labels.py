@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 
 from attar.compressors.data.spans import in_characters, kinds_of, spans_of, tags_for
 from attar.compressors.export.runtime import CPU
-from attar.compressors.measure.spans import SpanCounts, span_f1
+from attar.compressors.measure.classes import SpanCounts, span_f1
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import (
     DatasetArtifact,
