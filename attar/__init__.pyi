@@ -24,6 +24,7 @@ from attar.registry.artifacts.handles import CTranslate2Artifact
 from attar.registry.artifacts.handles import ClassifierArtifact
 from attar.registry.artifacts.handles import ClassifierGraphArtifact
 from attar.registry.artifacts.handles import ComparisonArtifact
+from attar.registry.artifacts.handles import CompressorArtifact
 from attar.registry.artifacts.handles import DatasetArtifact
 from attar.registry.artifacts.handles import DenoiserArtifact
 from attar.registry.artifacts.handles import EncoderArtifact
@@ -37,6 +38,7 @@ from attar.registry.artifacts.handles import ImageGraphArtifact
 from attar.registry.artifacts.handles import ModelArtifact
 from attar.registry.artifacts.handles import OnnxArtifact
 from attar.registry.artifacts.handles import OpenVinoArtifact
+from attar.registry.artifacts.handles import PrefixArtifact
 from attar.registry.artifacts.handles import ReleaseArtifact
 from attar.registry.artifacts.handles import SamplerGraphArtifact
 from attar.registry.artifacts.handles import ScanArtifact
@@ -201,6 +203,7 @@ class Stages:
         *,
         model: ModelArtifact | OnnxArtifact | Source,
         data: DatasetArtifact | Source,
+        prefix: PrefixArtifact | Source | None = None,
         sampler: Literal["torch", "onnx", "server"] = "torch",
         server: Mapping[str, Any] | None = None,
         prompt: Mapping[str, Any] = ...,
@@ -263,6 +266,7 @@ class Stages:
         model: ModelArtifact | OnnxArtifact | Source,
         data: DatasetArtifact | Source,
         anchor: ModelArtifact | OnnxArtifact | Source | None = None,
+        prefix: PrefixArtifact | Source | None = None,
         num_samples: int = 1,
         max_new_tokens: int = 256,
         temperature: float = 1.0,
@@ -465,6 +469,7 @@ class Stages:
         teachers: ModelArtifact | EncoderArtifact | ClassifierArtifact | TaggerArtifact | ImageClassifierArtifact | DenoiserArtifact | Source | Sequence[ModelArtifact | EncoderArtifact | ClassifierArtifact | TaggerArtifact | ImageClassifierArtifact | DenoiserArtifact | Source] = (),
         anchor: ModelArtifact | Source | None = None,
         fitted: FittedArtifact | Source | None = None,
+        start: CompressorArtifact | Source | None = None,
         adapt: Mapping[str, Any] = ...,
         objectives: Mapping[str, float | Mapping[str, Any]] = ...,
         past: Any = ...,
@@ -477,8 +482,22 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> AdapterArtifact:
+    ) -> AdapterArtifact | PrefixArtifact | CompressorArtifact:
         """Train on the student what the method makes trainable, keeping the best state seen on the held-out rows."""
+
+    def condense(
+        self,
+        *,
+        model: ModelArtifact | Source,
+        compressor: CompressorArtifact | Source,
+        data: DatasetArtifact | Source,
+        num_shown: int = 3,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> PrefixArtifact:
+        """Turn demonstrations into vectors that stand before a prompt in their place."""
 
     def fit_share(
         self,
@@ -650,6 +669,7 @@ class Stages:
         beside: ModelArtifact | EncoderArtifact | ClassifierArtifact | TaggerArtifact | ImageClassifierArtifact | OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | TaggerGraphArtifact | ImageGraphArtifact | Source | None = None,
         baseline: EvaluationArtifact | Source | None = None,
         form: ModelArtifact | OnnxArtifact | GgufArtifact | Source | None = None,
+        prefix: PrefixArtifact | Source | None = None,
         max_rows: int = 0,
         max_new_tokens: int = 128,
         batch_size: int = 16,

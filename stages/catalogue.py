@@ -22,6 +22,7 @@ from attar.stages.label.answer import answer
 from attar.stages.label.choose_answers import choose_answers
 from attar.stages.label.choose_teacher import choose_teacher
 from attar.stages.label.compose_tasks import compose_tasks
+from attar.stages.label.condense import condense
 from attar.stages.label.curate import curate
 from attar.stages.label.grade import grade
 from attar.stages.label.judge import judge
@@ -71,6 +72,7 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
         align,
         compose_tasks,
         finetune,
+        condense,
         fit_share,
         merge_adapters,
         guide_data,

@@ -102,6 +102,8 @@ class Stage(Generic[C, I, A]):
     follows: str = ""
     # How many GPUs it trains on at once, so configured.
     num_devices: Callable[[C], int] = lambda config: 1
+    # Refusals that need what it is given, such as fingerprints: told by the plan where that is made already, else before the work.
+    check: Callable[[C, I], None] = lambda config, inputs: None
 
     @property
     def summary(self) -> str:
@@ -143,6 +145,7 @@ class Stage(Generic[C, I, A]):
 
         def build(workdir: Path) -> A:
             metrics: list[Metric] = []
+            self.check(config, inputs)
             with listen(hearing(metric=metrics.append)):
                 artifact = self.run(config, inputs, workdir)
             _write_records(workdir / CONTENT, metrics)
@@ -168,6 +171,7 @@ def stage(
     output: Callable[[Any, type[Artifact] | None], type[Any]] | None = None,
     follows: str = "",
     num_devices: Callable[[Any], int] = lambda config: 1,
+    check: Callable[[Any, Any], None] = lambda config, inputs: None,
 ) -> Callable[[Callable[[C, I, Path], A]], Stage[C, I, A]]:
     """Make a stage of a function `(config, inputs, workdir) -> artifact`; raise `version` whenever its output changes meaning.
 
@@ -192,6 +196,7 @@ def stage(
             outside=outside or (lambda config: ""),
             is_light=is_light if callable(is_light) else (lambda config, answer=bool(is_light): answer),
             num_devices=num_devices,
+            check=check,
         )
 
     return decorate

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from attar.compressors.adapt.compressor import PrefixCompressor
 from attar.compressors.adapt.lora import Lora
+from attar.compressors.adapt.prefix import SoftPrefix
 from attar.compressors.adapt.quantization_aware import QuantizationAware
 from attar.compressors.adapt.weights import FullWeights, LastBlocks
 from attar.compressors.guidance.denoiser import ScaleAdapters
@@ -30,6 +32,8 @@ ADAPT_METHODS: dict[str, type[AdaptMethod]] = {
     "full": FullWeights,
     "last_blocks": LastBlocks,
     "quantization_aware": QuantizationAware,
+    "prefix": SoftPrefix,
+    "compressor": PrefixCompressor,
     "guidance": ScaleAdapters,
 }
 # three names of one class: what each is

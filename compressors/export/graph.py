@@ -5,18 +5,21 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import onnx_ir as ir
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from attar.compressors.export.block_kinds import block_kinds, representatives
 from attar.compressors.export.cache_parts import cache_parts, of_blocks
 from attar.compressors.export.exporter import trace
 from attar.compressors.export.fused import fused_operators
-from attar.compressors.export.names import APPENDED, CACHE, PAST, PRESENT, CachePart, cache_names
+from attar.compressors.export.names import APPENDED, CACHE, FIRST_VECTOR, PAST, PREFIX, PRESENT, CachePart, cache_names
+from attar.compressors.export.prefix_input import GivenVectors, reading_vectors
 from attar.compressors.export.segments import NotRepeatedError
 from attar.compressors.export.standard import refuse_other_nodes, standard_operators
 from attar.compressors.export.tidy import tidy
@@ -42,13 +45,14 @@ Operators = Literal["fused", "standard"]
 class CachedForward(nn.Module):
     """A causal model with its cache as a flat list of tensors. A graph can hold nothing else.
 
-    In: input_ids, attention_mask (cache and input), position_ids, then the parts of the cache. Out: logits and the grown cache.
+    In: input_ids, attention_mask (cache and input), position_ids, then the parts of the cache, and with `given` vectors that ids behind the
+    vocabulary name. Out: logits and the grown cache.
     """
 
-    def __init__(self, model: PreTrainedModel, tracing: Tracing) -> None:
+    def __init__(self, model: PreTrainedModel, tracing: Tracing, given: GivenVectors | None = None) -> None:
         super().__init__()
         self.model = model
-        self._tracing = tracing
+        self._tracing, self._given = tracing, given
 
     def forward(
         self,
@@ -56,7 +60,10 @@ class CachedForward(nn.Module):
         attention_mask: Int[Tensor, "B S"],
         position_ids: Int[Tensor, "B T"],
         past: list[Tensor],
+        prefix: Float[Tensor, "P D"] | None = None,
     ) -> tuple[Tensor, ...]:
+        if self._given is not None:
+            self._given.vectors = prefix
         cache = self._tracing.begin(past, attention_mask, position_ids)
         output = self.model(
             input_ids=input_ids,
@@ -68,13 +75,16 @@ class CachedForward(nn.Module):
         return (output.logits, *self._tracing.outputs())
 
 
-def export_graph(model: PreTrainedModel, opset: int = OPSETS[1], operators: Operators = "fused") -> ir.Model:
+def export_graph(
+    model: PreTrainedModel, opset: int = OPSETS[1], operators: Operators = "fused", *, takes_prefix: bool = False
+) -> ir.Model:
     """Return the graph of a model in float32; batch, input, cache and total lengths dynamic. Weights stay the model's own until saved.
 
     Attention is one GroupQueryAttention node a block: it appends to the cache, in place where the caller binds one buffer to both
     ends, keeps sliding windows, and leaves out what attention_mask hides, left or right. A convolution or recurrence is one node that
     moves its state on, and the experts of a block one that multiplies by those chosen. With standard operators attention is products
-    and a softmax, the cache grows by columns at its end, and any runtime of ONNX reads the graph.
+    and a softmax, the cache grows by columns at its end, and any runtime of ONNX reads the graph. `takes_prefix`: `prefix` is an input, P
+    vectors, which ids behind the vocabulary name.
 
     Raises ValueError for a model without such a graph.
     """
@@ -83,24 +93,51 @@ def export_graph(model: PreTrainedModel, opset: int = OPSETS[1], operators: Oper
     if operators == "standard":
         refuse_other_nodes(model, parts)
     traced = representatives(kinds)
-    program = _few_repeated(model, opset, operators, parts, kinds, traced) if len(traced) < len(kinds) else None
-    program = program or _trace(model, opset, operators, parts)
+    with reading_vectors(model) if takes_prefix else nullcontext() as given:
+        tracer = _Tracer(model, opset, operators, given)
+        program = _few_repeated(tracer, parts, kinds, traced) if len(traced) < len(kinds) else None
+        program = program or tracer.trace(parts)
     tidy(program)
     _name_axes(program, parts)
+    if takes_prefix:
+        program.metadata_props[FIRST_VECTOR] = str(model.get_input_embeddings().weight.shape[0])  # type: ignore[union-attr]
     if operators == "standard":
         program.metadata_props[CACHE] = APPENDED
     return program
 
 
-def _few_repeated(
-    model: PreTrainedModel,
-    opset: int,
-    operators: Operators,
-    parts: Sequence[CachePart],
-    kinds: list[int],
-    traced: list[int],
-) -> ir.Model | None:
+@dataclass(frozen=True)
+class _Tracer:
+    """How a model is traced: all of it, or with some of its blocks alone."""
+
+    model: PreTrainedModel
+    opset: int
+    operators: Operators
+    given: GivenVectors | None
+
+    def trace(self, parts: Sequence[CachePart]) -> ir.Model:
+        example, shapes = _example_inputs(parts)
+        names = ["input_ids", "attention_mask", "position_ids", *cache_names(parts, PAST)]
+        if self.given is not None:
+            width = int(self.model.get_input_embeddings().weight.shape[1])  # type: ignore[union-attr, arg-type]
+            example[PREFIX], shapes[PREFIX] = torch.zeros(7, width), {0: torch.export.Dim("num_vectors")}
+            names.append(PREFIX)
+        traced_by = standard_operators if self.operators == "standard" else fused_operators
+        with traced_by(self.model, parts, fuse_norms=self.opset >= OPSETS[1]) as tracing:
+            return trace(
+                CachedForward(self.model, tracing, self.given),
+                name=type(self.model).__name__,
+                opset=self.opset,
+                kwargs=example,
+                input_names=names,
+                output_names=["logits", *cache_names(parts, PRESENT)],
+                dynamic_shapes=shapes,
+            )
+
+
+def _few_repeated(tracer: _Tracer, parts: Sequence[CachePart], kinds: list[int], traced: list[int]) -> ir.Model | None:
     """Trace these blocks and repeat them for the others; None where that cannot be done."""
+    model = tracer.model
     blocks = decoder_blocks(model)
     prefix = next(f"model.{name}" for name, module in model.named_modules() if module is blocks)
     try:
@@ -109,26 +146,11 @@ def _few_repeated(
         return None
     try:
         with only_blocks(model, traced):
-            program = _trace(model, opset, operators, of_blocks(parts, traced))
+            program = tracer.trace(of_blocks(parts, traced))
         unroll(program.graph, model, prefix, parts, kinds, traced)
     except NotRepeatedError:
         return None
     return program
-
-
-def _trace(model: PreTrainedModel, opset: int, operators: Operators, parts: Sequence[CachePart]) -> ir.Model:
-    example, shapes = _example_inputs(parts)
-    traced_by = standard_operators if operators == "standard" else fused_operators
-    with traced_by(model, parts, fuse_norms=opset >= OPSETS[1]) as tracing:
-        return trace(
-            CachedForward(model, tracing),
-            name=type(model).__name__,
-            opset=opset,
-            kwargs=example,
-            input_names=["input_ids", "attention_mask", "position_ids", *cache_names(parts, PAST)],
-            output_names=["logits", *cache_names(parts, PRESENT)],
-            dynamic_shapes=shapes,
-        )
 
 
 def _check_exportable(model: PreTrainedModel) -> None:
@@ -172,6 +194,8 @@ def _name_axes(model: ir.Model, parts: Sequence[CachePart]) -> None:
             name = str(value.name)
             if name in sizes:
                 value.shape = ir.Shape([tokens[0], *(dim or columns for dim in sizes[name])])
+            elif name == PREFIX:
+                value.shape = ir.Shape(["num_vectors", list(value.shape)[1]])  # type: ignore[arg-type]
             elif name == "logits":
                 value.shape = ir.Shape([*tokens, list(value.shape)[2]])  # type: ignore[arg-type]
             else:

@@ -11,6 +11,8 @@ KEY, VALUE, CONVOLUTION, RECURRENCE = "key", "value", "conv_state", "recurrent_s
 GROWING = (KEY, VALUE)
 # In a graph's metadata: its cache grows by new columns at the end, a copy each time, instead of being written in place.
 CACHE, APPENDED = "attar.cache", "appended"
+# An input of vectors, which ids behind the vocabulary name; in the metadata under this key: the first such id.
+PREFIX, FIRST_VECTOR = "prefix", "attar.first_vector"
 
 
 @dataclass(frozen=True)

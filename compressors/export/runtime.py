@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from attar.compressors.export.appending import run_appending
-from attar.compressors.export.names import APPENDED, CACHE, GROWING, PAST, PRESENT
+from attar.compressors.export.names import APPENDED, CACHE, FIRST_VECTOR, GROWING, PAST, PREFIX, PRESENT
 from attar.compressors.models.runner import positions_of
 from attar.compressors.models.slots import Slots, pad_right, prefill_chunks
 
@@ -43,6 +43,9 @@ class OnnxRunner:
         self.is_appending = session.get_modelmeta().custom_metadata_map.get(CACHE) == APPENDED
         self.has_states = any(not name.endswith(GROWING) for name, _ in self.ports)
         self._vocab_size = session.get_outputs()[0].shape[2]
+        prefix = next((entry for entry in session.get_inputs() if entry.name == PREFIX), None)
+        # where the graph takes vectors it wants some in every run: one that no id names
+        self._vectors = None if prefix is None else np.zeros((1, prefix.shape[1]), np.float32)
 
     @property
     def torch_model(self) -> None:
@@ -69,6 +72,21 @@ class OnnxRunner:
             logits = part.run(input_ids[rows], attention_mask[rows])
             parts.append(logits[:, -1:].clone() if last_only and num_tokens > 1 else logits)
         return parts[0] if len(parts) == 1 else torch.cat(parts), cache
+
+    @property
+    def num_channels(self) -> int:
+        """Width of the vectors that the graph takes; 0: it takes none."""
+        return 0 if self._vectors is None else self._vectors.shape[1]
+
+    def take_vectors(self, vectors: Float[Tensor, "P D"]) -> Sequence[int]:
+        """See PrefixableRunner.take_vectors."""
+        if self._vectors is None:
+            raise ValueError("the graph has no input for vectors; export it with format.takes_prefix: true")
+        if vectors.shape[1] != self._vectors.shape[1]:
+            raise ValueError(f"vectors of width {vectors.shape[1]} for a graph of width {self._vectors.shape[1]}")
+        self._vectors = np.ascontiguousarray(vectors.float().numpy())
+        first = int(self.session.get_modelmeta().custom_metadata_map[FIRST_VECTOR])
+        return range(first, first + len(vectors))
 
     def open_slots(self, num_rows: int, num_prompt: int, num_new: int) -> Slots:
         return OnnxSlots(self, num_rows, num_prompt + num_new)
@@ -101,6 +119,8 @@ class OnnxRunner:
         feeds = {name: tensor.contiguous() for name, tensor in feeds.items()}  # kept alive until the run is over
         for name, tensor in feeds.items():
             binding.bind_input(name, "cpu", 0, np.int64, list(tensor.shape), tensor.data_ptr())
+        if (vectors := self._vectors) is not None:
+            binding.bind_input(PREFIX, "cpu", 0, np.float32, list(vectors.shape), vectors.ctypes.data)
         binding.bind_output("logits", "cpu", 0, np.float32, list(logits.shape), logits.data_ptr())
         self.session.run_with_iobinding(binding)
         return logits

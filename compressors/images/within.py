@@ -31,13 +31,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class NetShape:
-    """Sizes of a classifier that heads beside it are made by. `width`: of what the last layer reads."""
+    """Sizes of a classifier that heads beside it are made by. `width`: of what the last layer reads; `class_counts`: training images a class."""
 
     num_classes: int
     num_channels: int
     image_size: tuple[int, int]
     width: int
     stage_widths: tuple[int, ...]
+    class_counts: tuple[int, ...] = ()
 
 
 def answered(model: PreTrainedModel, pixels: Float[Tensor, "N C H W"]) -> Answer:

@@ -13,6 +13,7 @@ from torch import Tensor
 from attar.compressors.measure.likelihood import Pair, scoring_batches
 from attar.compressors.models.runner import CausalRunner
 from attar.compressors.models.sampling import refuse_nan
+from attar.compressors.models.slots import pad_right
 
 NUM_RESAMPLES = 2000
 # Draws held in memory at once, each as long as the texts are many.
@@ -66,6 +67,32 @@ def closeness_of_each(
                 closeness[index] = references[row].compare(logits[row, tokens])
         on_scored(len(locations))
     return [[closeness[index] for index in range(len(pairs))] for closeness in closenesses]
+
+
+@torch.inference_mode()
+def closeness_behind(
+    readers: Sequence[tuple[CausalRunner, Sequence[Sequence[int]]]],
+    original: CausalRunner,
+    pairs: Sequence[Pair],
+    *,
+    on_scored: Callable[[int], None] = lambda count: None,
+) -> list[list[TextCloseness]]:
+    """Compare readers with an original that reads something else before the same continuations. Of each reader its own contexts are given.
+
+    One text at a time: no padding is between what is compared.
+    """
+    compared: list[list[TextCloseness]] = [[] for _ in readers]
+    for index, (context, tokens) in enumerate(pairs):
+        reference = _Reference.of(_continuation_logits(original, context, tokens), tokens)
+        for own, (reader, contexts) in zip(compared, readers, strict=True):
+            own.append(reference.compare(_continuation_logits(reader, contexts[index], tokens)))
+        on_scored(1)
+    return compared
+
+
+def _continuation_logits(runner: CausalRunner, context: Sequence[int], tokens: Sequence[int]) -> Float[Tensor, "T V"]:
+    ids, mask = pad_right([[*context, *tokens][:-1]], runner.device)
+    return runner.forward(ids, mask, None, last_only=False)[0][0, len(context) - 1 :]
 
 
 @dataclass(frozen=True)

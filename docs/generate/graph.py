@@ -18,6 +18,8 @@ COLORS = {
     "image_dataset": ("#e5f4ea", "#2e7d4f"),
     "dataset": ("#e5f4ea", "#2e7d4f"),
     "adapter": ("#f6e9fb", "#7b3fa0"),
+    "prefix": ("#f6e9fb", "#7b3fa0"),
+    "compressor": ("#f6e9fb", "#7b3fa0"),
     "scan": ("#fdf3dc", "#97700a"),
     "onnx": ("#dff3f6", "#11727f"),
     "encoder_onnx": ("#dff3f6", "#11727f"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -76,6 +77,9 @@ def make_plan(recipe: Recipe, store: Store, forced: frozenset[str] | set[str] = 
         with mistakes.noted(f"node {shown(node.name)}: "):
             forecast = _forecast(node, inputs)
             state, key = _state(node, store, artifacts, forced)
+            if state != "hit" and node.upstream <= artifacts.keys():
+                with _as_refusals(node):
+                    node.stage.check(node.config, stage_inputs(node, artifacts))
             if state == "hit":
                 artifacts[node.name] = store.load(node.stage.name, key)
             stored = artifacts[node.name].facts if node.name in artifacts else {}
@@ -86,9 +90,15 @@ def make_plan(recipe: Recipe, store: Store, forced: frozenset[str] | set[str] = 
 
 
 def _forecast(node: Node, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
-    """Return a stage's forecast. Raises RecipeError for what it refuses, `config.` before a line that begins with one of its fields."""
-    try:
+    with _as_refusals(node):
         return node.stage.forecast(node.config, inputs)
+
+
+@contextmanager
+def _as_refusals(node: Node) -> Iterator[None]:
+    """Raise RecipeError for what a node's stage refuses, `config.` before a line that begins with one of its fields."""
+    try:
+        yield
     except ValueError as error:
         first_word = re.split(r"\W", str(error), maxsplit=1)[0]
         where = ", config." if first_word in node.stage.config_type.model_fields else ": "

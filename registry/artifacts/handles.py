@@ -31,14 +31,17 @@ from attar.registry.artifacts.kinds.kind_facts import (
     ScanFacts,
     VisionModelFacts,
 )
+from attar.registry.artifacts.kinds.prefix_facts import CompressorArtifact, PrefixArtifact
 from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES, TAGGER
 
-# Name of the files in a data set's `records/` that describe it: .md for people, .json for programs
-DATA_CARD = "data_card"
+DATA_CARD = (
+    "data_card"  # name of the files in a data set's `records/` that describe it: .md for people, .json for programs
+)
 TRIALS = "trials"  # name of the table in a merged model's `records/` that says what was tried
 FLIPS = "flips.jsonl"  # name of the file of a behaviour check that holds the texts of what changed, a line each
-# Name of the file of a release that holds all figures of the version, as MLflow writes its tables
-FIGURES = "figures.json"
+FIGURES = (
+    "figures.json"  # name of the file of a release that holds all figures of the version, as MLflow writes its tables
+)
 
 
 class ModelArtifact(Artifact[ModelFacts]):
@@ -255,6 +258,7 @@ AnyGraph = OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | Tagge
 AnyData = DatasetArtifact | ImageDatasetArtifact
 # What is trained, folded and exported.
 Trainable = AnyModel | DenoiserArtifact
+Learned = AdapterArtifact | PrefixArtifact | CompressorArtifact  # what a training leaves
 
 # Every class above.
 KINDS: dict[str, type[Artifact]] = {kind.kind: kind for kind in Artifact.__subclasses__()}

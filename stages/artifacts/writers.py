@@ -7,19 +7,28 @@ from typing import Any
 
 from attar.compressors.data.prompts import stop_token_ids
 from attar.compressors.export.runtime import OnnxRunner
-from attar.compressors.models.runner import CausalRunner, TorchRunner
-from attar.registry.artifacts.handles import ModelArtifact, OnnxArtifact
+from attar.compressors.models.runner import CausalRunner, PrefixableRunner, TorchRunner
+from attar.registry.artifacts.handles import ModelArtifact, OnnxArtifact, PrefixArtifact
 from attar.stages.artifacts.model.folder import load_model
 from attar.stages.artifacts.onnx_session import open_session
+from attar.stages.artifacts.prefix.folder import prefixed
 from attar.stages.runtime.device import Precision, pick_device, pick_dtype
 
 
-def open_runner(model: ModelArtifact | OnnxArtifact, precision: Precision) -> CausalRunner:
-    """Return a runner of the model on the device of this machine; a graph brings its own precision."""
+def open_runner(
+    model: ModelArtifact | OnnxArtifact, precision: Precision, prefix: PrefixArtifact | None = None
+) -> CausalRunner:
+    """Return a runner of the model on the device of this machine, behind a prefix where there is one.
+
+    A graph brings its own precision.
+    """
+    runner: PrefixableRunner
     if model.is_graph:
-        return OnnxRunner(open_session(model.path))
-    device = pick_device()
-    return TorchRunner(load_model(model.path, pick_dtype(precision, device), device))
+        runner = OnnxRunner(open_session(model.path))
+    else:
+        device = pick_device()
+        runner = TorchRunner(load_model(model.path, pick_dtype(precision, device), device))
+    return runner if prefix is None else prefixed(runner, prefix)
 
 
 def stop_ids_of(tokenizer: Any, folder: Path) -> list[int]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from attar.compressors.models.runner import ForkingRunner
 from attar.stages.artifacts.dataset.prompts import row_prompt
 from attar.stages.artifacts.dataset.right_answers import right_answers, right_choices, written_answers
 from attar.stages.artifacts.dataset.rows import Row
+from attar.stages.evaluate.config import COUNTED, EvaluateConfig
 
 
 @dataclass
@@ -70,3 +72,27 @@ def by_kind(rows: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
             if chosen:
                 counts[name + (kind if is_mixed else "")] = chosen
     return counts
+
+
+def named_tasks(
+    config: EvaluateConfig, answering: Answering, generation_config: Any
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Return accuracy by task, and which questions were right, of the tasks of lm-eval."""
+    if not config.harness.tasks:
+        return {}, {}
+    try:
+        from attar.stages.evaluate.harness import RIGHT, RunnerLM, run_tasks  # lm-eval: slow to import, and in an extra
+    except ImportError as error:
+        raise ValueError(f"tasks {', '.join(config.harness.tasks)} need lm-eval: install attar[eval]") from error
+    model = RunnerLM(answering.runner, answering.tokenizer, generation_config, config.batch_size)
+    results = run_tasks(model, config.harness.tasks, Path(config.harness.folder))
+    right = {name: scores.pop(RIGHT) for name, scores in results.items()}
+    return {name: _accuracy(scores) for name, scores in results.items()}, right
+
+
+def _accuracy(scores: Mapping[str, Any]) -> float:
+    for metric_name in COUNTED:
+        for key, value in scores.items():
+            if key.partition(",")[0] == metric_name:
+                return float(value)
+    raise ValueError(f"the task reports none of {', '.join(COUNTED)}; it has {', '.join(scores)}")

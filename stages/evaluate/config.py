@@ -20,6 +20,7 @@ from attar.registry.artifacts.handles import (
     GgufArtifact,
     ModelArtifact,
     OnnxArtifact,
+    PrefixArtifact,
 )
 from attar.stages.artifacts.serving.load import ServedConfig
 from attar.stages.contract import StageConfig
@@ -188,7 +189,7 @@ class EvaluateInputs:
 
     `beside` is timed with it, in turns: only then does the ratio of the two mean more than the machine's mood. `baseline`: the original's
     evaluation on the same questions, by which `stop` knows when enough were asked. `form`: what is served in the model's stead where serving is
-    measured, such as its GGUF file. Held-out rows are used where there are any.
+    measured, such as its GGUF file. `prefix`: vectors that stand before every text. Held-out rows are used where there are any.
     """
 
     model: Measured
@@ -198,6 +199,7 @@ class EvaluateInputs:
     beside: Measured | None = None
     baseline: EvaluationArtifact | None = None
     form: ModelArtifact | OnnxArtifact | GgufArtifact | None = None
+    prefix: PrefixArtifact | None = None
 
 
 def refuse_provider(config: EvaluateConfig, is_graph: bool) -> None:

@@ -10,6 +10,7 @@ from attar.compressors.measure.closeness import Estimate, ratio_of_sums
 from attar.compressors.measure.likelihood import Piece, perplexity_of
 from attar.compressors.measure.paired import mean_share, share
 from attar.registry.release.figures import HIGH, LOW, QUESTIONS, TEXT_TOKENS
+from attar.stages.artifacts.prefix.figures import prefix_headline
 from attar.stages.evaluate.speculation import best_draft
 
 # Figures that are times.
@@ -43,6 +44,8 @@ def headline_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
             numbers |= _counted(f"{QUESTIONS}_{name}", len(right[name]))
     if evaluation.get("served"):
         numbers |= served_headline(evaluation["served"])
+    if evaluation.get("prefix"):
+        numbers |= prefix_headline(evaluation["prefix"])
     if evaluation.get("speculation"):
         numbers |= best_draft(evaluation["speculation"])
     return {name: float(value) for name, value in numbers.items()}

@@ -12,7 +12,7 @@ from attar.compressors.export.runtime import OnnxRunner
 from attar.compressors.measure.cost import flops_per_token
 from attar.compressors.measure.likelihood import perplexity_of, piece_losses
 from attar.compressors.measure.memory import held_bytes
-from attar.compressors.models.runner import CausalRunner, ForkingRunner, TorchRunner
+from attar.compressors.models.runner import CausalRunner, PrefixableRunner, TorchRunner
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.fingerprint import digest, folder_digests
 from attar.registry.artifacts.handles import EvaluationArtifact
@@ -25,14 +25,16 @@ from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.artifacts.model.size_forecast import flops_of_token
 from attar.stages.artifacts.onnx_session import open_session
+from attar.stages.artifacts.prefix.figures import check_prefix, prefix_figures
+from attar.stages.artifacts.prefix.folder import prefixed, refuse_others_prefix
 from attar.stages.artifacts.serving.load import check_served, served_figures
 from attar.stages.artifacts.work_forecast import FORWARD, TOKENS_PER_ROW, num_questions_of
 from attar.stages.contract import Forecast, stage
-from attar.stages.evaluate.answering import Answering, by_kind, guessed_share
+from attar.stages.evaluate.answering import Answering, by_kind, guessed_share, named_tasks
 from attar.stages.evaluate.blocks import Blocks, ask_in_blocks, order_seed
 from attar.stages.evaluate.classes.classifier import evaluate_classifier
 from attar.stages.evaluate.classes.tagger import evaluate_tagger
-from attar.stages.evaluate.config import COUNTED, EvaluateConfig, EvaluateInputs, Measured, refuse_provider
+from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs, Measured, refuse_provider
 from attar.stages.evaluate.encoder import encoder_evaluation_forecast, evaluate_encoder
 from attar.stages.evaluate.headline import headline_metrics
 from attar.stages.evaluate.images.measures import evaluate_images, image_evaluation_forecast
@@ -56,6 +58,7 @@ def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     refuse_other_data(inputs["model"][0], inputs.get("tasks", ()))
     if inputs.get("form") and config.timing.served is None:
         raise ValueError("form is read where serving is measured: set timing.served, or leave the input out")
+    check_prefix(inputs, is_served=config.timing.served is not None)
     if (forecast := FORECASTS.get(subject_of(inputs["model"][0]))) is not None:
         return forecast(config, inputs)
     if not (inputs.get("tasks") or inputs.get("text") or config.harness.tasks):
@@ -92,11 +95,12 @@ def _outside(config: EvaluateConfig) -> str:
     return json.dumps(folder_digests(Path(config.harness.folder)), sort_keys=True) if config.harness.folder else ""
 
 
-@stage("evaluate", version=7, forecast=_forecast, outside=_outside)
+@stage("evaluate", version=7, forecast=_forecast, outside=_outside, check=refuse_others_prefix)
 def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> EvaluationArtifact:
     """Measure accuracy, perplexity, sizes, FLOPs a token, latency alone and served, and what the model is worth as a draft.
 
     Of an encoder rank correlation and retrieval; of a classifier accuracy, macro F1 and calibration; of a tagger F1 of spans; size, seconds a text.
+    With a prefix all of it behind its vectors, and the KL to the model that reads the demonstrations instead.
     Raises ValueError when a text that it drafted, in float32, is not the original's own.
     """
     from transformers import AutoConfig, GenerationConfig  # a second that a plan need not wait for
@@ -109,7 +113,9 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
     served = served_figures(config.timing.served, in_stead, inputs.beside, in_turn(rows), workdir / "content")
     tokenizer = load_tokenizer(folder)
     model_config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    runner, has_settings = _runner(config, inputs.model), (folder / "generation_config.json").exists()
+    plain, has_settings = _runner(config, inputs.model), (folder / "generation_config.json").exists()
+    behind = None if inputs.prefix is None else prefixed(plain, inputs.prefix)
+    runner = plain if behind is None else behind
     generation_config = GenerationConfig.from_pretrained(folder) if has_settings else None
     evaluation: dict[str, Any] = {
         "format": inputs.model.kind,
@@ -128,16 +134,24 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
     evaluation["text"] = inputs.text.fingerprint if inputs.text is not None else ""
     evaluation["latency"] = _latency(config, inputs, runner, model_config.vocab_size)
     evaluation["served"] = served
+    if inputs.prefix is not None and behind is not None:
+        evaluation["prefix"] = prefix_figures(behind, inputs.prefix, in_turn(rows), tokenizer)
     if inputs.original is not None and runner.torch_model is not None:  # the forecast refuses a graph that is to draft
         evaluation["speculation"] = speculation(config, runner.torch_model, inputs.original, in_turn(rows))
-    (workdir / "content" / RESULT).write_text(json.dumps(evaluation, indent=1, ensure_ascii=False))
+    return _written(config, inputs, evaluation, workdir / "content")
+
+
+def _written(
+    config: EvaluateConfig, inputs: EvaluateInputs, evaluation: Mapping[str, Any], content: Path
+) -> EvaluationArtifact:
+    (content / RESULT).write_text(json.dumps(evaluation, indent=1, ensure_ascii=False))
     headline = headline_metrics(evaluation)
     for name, value in headline.items():
         metric(name, value)
     facts = EvaluationFacts(
         format=inputs.model.kind, model_fingerprint=inputs.model.fingerprint, part=config.part, others=headline
     )
-    return EvaluationArtifact.at(workdir / "content", facts)
+    return EvaluationArtifact.at(content, facts)
 
 
 def _rows(config: EvaluateConfig, inputs: EvaluateInputs) -> dict[str, list[Row]]:
@@ -157,7 +171,7 @@ def _tell_part(config: EvaluateConfig, inputs: EvaluateInputs) -> None:
                 note(shared_rows_note(str(some.facts.get("name", "a data set")), "choose among models"))
 
 
-def _runner(config: EvaluateConfig, model: Measured) -> ForkingRunner:
+def _runner(config: EvaluateConfig, model: Measured) -> PrefixableRunner:
     if model.is_graph:
         return OnnxRunner(open_session(model.path, config.provider), config.provider)
     device = pick_device()
@@ -205,7 +219,7 @@ def _questions(
 ) -> dict[str, Any]:
     """Return accuracy in [0, 1] by task, which questions were right, and some answers word for word; keep all of them beside it."""
     sampled = in_turn(rows)[: config.num_samples]
-    tasks, right = _named_tasks(config, answering.runner, answering.tokenizer, generation_config)
+    tasks, right = named_tasks(config, answering, generation_config)
     answered, stopping = by_kind(rows), None
     ids = {name: question_ids(some) for name, some in answered.items()}
     if config.stop is None:
@@ -231,27 +245,3 @@ def _questions(
         "stopping": stopping,
         "samples": [answering.sample(row) for row in sampled],
     }
-
-
-def _named_tasks(
-    config: EvaluateConfig, runner: ForkingRunner, tokenizer: Any, generation_config: Any
-) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Return accuracy by task, and which questions were right, of the tasks of lm-eval."""
-    if not config.harness.tasks:
-        return {}, {}
-    try:
-        from attar.stages.evaluate.harness import RIGHT, RunnerLM, run_tasks  # lm-eval: slow to import, and in an extra
-    except ImportError as error:
-        raise ValueError(f"tasks {', '.join(config.harness.tasks)} need lm-eval: install attar[eval]") from error
-    model = RunnerLM(runner, tokenizer, generation_config, config.batch_size)
-    results = run_tasks(model, config.harness.tasks, Path(config.harness.folder))
-    right = {name: scores.pop(RIGHT) for name, scores in results.items()}
-    return {name: _accuracy(scores) for name, scores in results.items()}, right
-
-
-def _accuracy(scores: Mapping[str, Any]) -> float:
-    for metric_name in COUNTED:
-        for key, value in scores.items():
-            if key.partition(",")[0] == metric_name:
-                return float(value)
-    raise ValueError(f"the task reports none of {', '.join(COUNTED)}; it has {', '.join(scores)}")

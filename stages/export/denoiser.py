@@ -25,7 +25,7 @@ from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.contract import Forecast
 from attar.stages.export.config import ExportConfig, ExportInputs
 from attar.stages.export.formats.onnx import OnnxFormat
-from attar.stages.export.limits import refuse_causal_export
+from attar.stages.export.limits import graph_form
 from attar.stages.runtime.progress import bar, metric, note
 
 # Largest difference of a pixel in [-1, 1] after all steps: a fiftieth of a grey level of 256.
@@ -37,15 +37,15 @@ def sampler_graph_forecast(config: ExportConfig, model: Facts, given: Mapping[st
     """Return what the graph will be. Raises ValueError for what no denoiser has: other formats, text, steps that do not meet."""
     accepted = "format.opset, format.num_steps, num_prompts"
     others = [name for name in given if name != "guidance"]
-    refuse_causal_export(config, DENOISER, others, accepted=accepted, more=["max_logit_difference"])
+    form = graph_form(config, DENOISER, others, takes="guidance", accepted=accepted, more=["max_logit_difference"])
     for adapter in given.get("guidance", ()):
         check_guidance(adapter)
-    if model.get("num_timesteps", 0) % config.format.num_steps:
+    if model.get("num_timesteps", 0) % form.num_steps:
         raise ValueError(
-            f"format.num_steps is {config.format.num_steps}, which does not divide the {model['num_timesteps']} timesteps of the scheduler; "
+            f"format.num_steps is {form.num_steps}, which does not divide the {model['num_timesteps']} timesteps of the scheduler; "
             "accepted: a divisor"
         )
-    facts = _facts(model, config.format.num_steps, *given.get("guidance", ()))
+    facts = _facts(model, form.num_steps, *given.get("guidance", ()))
     num_bytes = 4.0 * float(model.get("num_parameters", 0))
     return Forecast(facts, peak_memory_bytes=3.0 * num_bytes, disk_bytes=stored_bytes(facts))
 

@@ -29,7 +29,7 @@ from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.contract import Forecast
 from attar.stages.export.config import ExportConfig, ExportInputs
 from attar.stages.export.formats.onnx import EarlyExits, OnnxFormat
-from attar.stages.export.limits import refuse_causal_export
+from attar.stages.export.limits import graph_form
 from attar.stages.runtime.progress import bar, metric, note
 
 # Largest difference of a number of a vector: other sums of the same float32 numbers are a hundredth of it apart.
@@ -41,11 +41,11 @@ def encoder_graph_forecast(config: ExportConfig, model: Facts, other_inputs: Col
 
     Raises ValueError for what it has not: other formats, guidance, text that it writes.
     """
-    refuse_causal_export(config, subject_of(model), other_inputs)
+    form = graph_form(config, subject_of(model), other_inputs)
     num_blocks = int(model.get("num_blocks", 0))
-    num_removed = num_blocks - config.format.exit if config.format.exit and num_blocks else 0
+    num_removed = num_blocks - form.exit if form.exit and num_blocks else 0
     facts = {**exported({**model, **without_blocks(model, num_removed)}), **form_of(model)}
-    facts |= {"early_exits": config.format.early.exits} if config.format.early is not None else {}
+    facts |= {"early_exits": form.early.exits} if form.early is not None else {}
     facts |= {"num_subclasses": 1} if "num_subclasses" in facts else {}  # the graph sums them
     num_bytes = 4.0 * float(model.get("num_parameters", 0))
     return Forecast(facts, peak_memory_bytes=3.0 * num_bytes, disk_bytes=stored_bytes(facts))

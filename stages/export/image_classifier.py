@@ -25,7 +25,7 @@ from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.contract import Forecast
 from attar.stages.export.config import ExportConfig, ExportInputs
 from attar.stages.export.formats.onnx import OnnxFormat
-from attar.stages.export.limits import refuse_causal_export
+from attar.stages.export.limits import graph_form
 from attar.stages.runtime.progress import bar, metric, note
 
 # Largest difference of a log-probability, in nats: other sums of the same float32 numbers are a tenth of it apart.
@@ -35,7 +35,7 @@ AT_ONCE = 32
 
 def image_graph_forecast(config: ExportConfig, model: Facts, other_inputs: Collection[str]) -> Forecast:
     """Return what the graph will be. Raises ValueError for what no image classifier has: other formats, guidance, text that it writes."""
-    refuse_causal_export(config, IMAGES, other_inputs)
+    graph_form(config, IMAGES, other_inputs)
     facts = graph_facts(model)
     num_bytes = 4.0 * float(model.get("num_parameters", 0))
     return Forecast(facts, peak_memory_bytes=3.0 * num_bytes, disk_bytes=stored_bytes(facts))

@@ -6,21 +6,23 @@ from collections.abc import Collection, Sequence
 
 from attar.registry.artifacts.subjects import Subject
 from attar.stages.export.config import ExportConfig
+from attar.stages.export.formats.onnx import OnnxFormat
 
 CAUSAL_FIELDS = ("num_new_tokens", "min_token_agreement")
 
 
-def refuse_causal_export(
+def graph_form(
     config: ExportConfig,
     subject: Subject,
     other_inputs: Collection[str],
     *,
+    takes: str = "none",
     accepted: str = "format.opset, num_prompts",
     more: Sequence[str] = (),
-) -> None:
-    """Raise ValueError for another format than a graph of fused operators. Also for guidance, text, and fields of written answers.
+) -> OnnxFormat:
+    """Return the graph's format. Raises ValueError for another than fused operators, guidance, text, and fields of written answers.
 
-    `accepted`: the fields that say something; `more`: others beside those of written answers that say nothing.
+    `takes`: the inputs that it has. `accepted`: the fields that say something; `more`: others beside those of written answers that say nothing.
     """
     what = subject.words
     if config.format.kind != "onnx":
@@ -29,7 +31,8 @@ def refuse_causal_export(
         raise ValueError(f"format.operators is {config.format.operators!r}, but the model is {what}; accepted: 'fused'")
     if other_inputs:
         raise ValueError(
-            f"input {next(iter(other_inputs))} is for causal language models, and the model is {what}; accepted: none"
+            f"input {next(iter(other_inputs))} is for causal language models, and the model is {what}; accepted: {takes}"
         )
     if given := [name for name in (*CAUSAL_FIELDS, *more) if name in config.model_fields_set]:
         raise ValueError(f"{given[0]} is given, but the model is {what}, which writes nothing; accepted: {accepted}")
+    return config.format

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from attar.compressors.adapt.catalogue import AdaptMethod
+from attar.compressors.adapt.compressor import PrefixCompressor
 from attar.compressors.adapt.lora import Lora
+from attar.compressors.adapt.prefix import SoftPrefix
 from attar.compressors.adapt.quantization_aware import QuantizationAware as QuantizationAwareMethod
 from attar.compressors.adapt.weights import FullWeights
 from attar.compressors.adapt.weights import LastBlocks as LastBlocksMethod
 from attar.compressors.guidance.denoiser import ScaleAdapters
 from attar.compressors.quantize.roundings import ROUNDINGS, BlockIntegers, Rounding
-from attar.registry.artifacts.facts import Facts
-from attar.registry.artifacts.subjects import DENOISER, subject_of
-from attar.stages.artifacts.encoder.exits import Exits, check_exits
-from attar.stages.artifacts.model.expert_facts import float_fraction, is_dense, refuse_float_experts
+from attar.stages.artifacts.encoder.exits import Exits
 from attar.stages.artifacts.model.folder import QuantizedBase
+from attar.stages.artifacts.prefix.learning import BeforePrompt, DemonstrationCompressor, PrefixVectors
 from attar.stages.contract import StageConfig, default_kind
 from attar.stages.runtime.method_field import MethodField
 
@@ -54,6 +53,7 @@ class LowRank(StageConfig):
     """Hold the frozen base in 4 bits (nf4) or 8 (int8) with bitsandbytes. https://arxiv.org/abs/2305.14314"""
 
     trains_base: ClassVar[bool] = False
+    stands_before: ClassVar[bool] = False
     exits: ClassVar[tuple[int, ...]] = ()
 
     @model_validator(mode="after")
@@ -97,6 +97,7 @@ class AllWeights(StageConfig):
     blocks; the last is N. Empty: after the last block alone."""
 
     trains_base: ClassVar[bool] = True
+    stands_before: ClassVar[bool] = False
     quantized_base: ClassVar[QuantizedBase] = "none"
     rank: ClassVar[int] = 0
     expert_rank: ClassVar[int] = 0
@@ -120,6 +121,7 @@ class LastBlocks(StageConfig):
     """after_cut: of them only those from the block before the first removed one on."""
 
     trains_base: ClassVar[bool] = True
+    stands_before: ClassVar[bool] = False
     quantized_base: ClassVar[QuantizedBase] = "none"
     exits: ClassVar[tuple[int, ...]] = ()
     rank: ClassVar[int] = 0
@@ -150,6 +152,7 @@ class QuantizationAware(StageConfig):
     """after_cut: the blocks before the cut are rounded and stay."""
 
     trains_base: ClassVar[bool] = True
+    stands_before: ClassVar[bool] = False
     quantized_base: ClassVar[QuantizedBase] = "none"
     exits: ClassVar[tuple[int, ...]] = ()
     rank: ClassVar[int] = 0
@@ -188,6 +191,7 @@ class Guidance(StageConfig):
 
     blocks: ClassVar[AdaptedBlocks] = "all"
     trains_base: ClassVar[bool] = False
+    stands_before: ClassVar[bool] = False
     exits: ClassVar[tuple[int, ...]] = ()
     quantized_base: ClassVar[QuantizedBase] = "none"
     expert_rank: ClassVar[int] = 0
@@ -198,47 +202,16 @@ class Guidance(StageConfig):
         return ScaleAdapters(adapter=self.adapter, rank=self.rank, is_base_at_one=self.is_base_at_one)
 
 
-AdaptKind = LowRank | AllWeights | LastBlocks | QuantizationAware | Guidance
+AdaptKind = LowRank | AllWeights | LastBlocks | QuantizationAware | Guidance | PrefixVectors | DemonstrationCompressor
 Adapt = Annotated[AdaptKind, Field(discriminator="kind"), default_kind("lora")]
 
 
-def check_adapt(adapt: AdaptKind, model: Facts) -> None:
-    """Raise ValueError for what the model's facts, where they are known, say cannot be adapted so."""
-    if adapt.kind == "guidance" and model and subject_of(model) is not DENOISER:
-        raise ValueError(
-            f"adapt.kind is 'guidance', which is for denoisers, and the model is {subject_of(model).words}; accepted: lora, full and others, "
-            "or the stage guide"
-        )
-    if adapt.blocks == "after_cut" and model and not model.get("removed_blocks", "unknown"):
-        raise ValueError("adapt.blocks is 'after_cut', but no block of the model was removed")
-    if adapt.quantized_base != "none":
-        refuse_float_experts(float_fraction(model), "adapt.quantized_base", adapt.quantized_base)
-    if adapt.expert_rank and is_dense(model):
-        raise ValueError(f"adapt.expert_rank is {adapt.expert_rank}, but the model has no experts; accepted: 0")
-    check_exits(adapt.exits, model, "adapt.exits")
-
-
-def check_shards(
-    num_shards: int,
-    adapt: AdaptKind,
-    *,
-    rules: Collection[str],
-    has_rollout: bool,
-    stop_on: str,
-) -> None:
-    """Raise ValueError for what needs a student whose weights are whole. `rules`: the views behind which the student itself stands."""
-    refused = {
-        f"adapt.kind {adapt.kind!r}": adapt.kind not in ("lora", "rslora", "dora", "full"),
-        f"adapt.blocks {adapt.blocks!r}": adapt.blocks != "all",
-        f"adapt.quantized_base {adapt.quantized_base!r}": adapt.quantized_base != "none",
-        f"adapt.expert_rank {adapt.expert_rank}": bool(adapt.expert_rank),
-        "a rollout": has_rollout,
-        f"heldout.stop_on {stop_on!r}": stop_on != "loss",
-        f"the student itself as {' and '.join(sorted(rules))}": bool(rules),
-    }
-    for what, is_asked in refused.items():
-        if is_asked:
-            raise ValueError(
-                f"compute.num_shards is {num_shards}, but there is {what}; accepted with shards: adapt.kind lora, rslora, dora or full over "
-                "all blocks, given answers, a teacher that is another model or recorded, stop_on 'loss'"
-            )
+def learned_by(adapt: AdaptKind) -> tuple[AdaptMethod, BeforePrompt | None]:
+    """Return the method that makes weights trainable, and the vectors that it puts before prompts."""
+    if adapt.kind == "prefix":
+        return SoftPrefix(num_vectors=adapt.num_vectors), BeforePrompt(num_vectors=adapt.num_vectors, num_sets=1)
+    if adapt.kind == "compressor":
+        method = PrefixCompressor(num_vectors=adapt.num_vectors, num_blocks=adapt.num_blocks)
+        shown = {"num_sets": adapt.num_sets, "text_fraction": adapt.text_fraction}
+        return method, BeforePrompt(num_vectors=adapt.num_vectors, **shown)  # type: ignore[arg-type]
+    return adapt.method, None

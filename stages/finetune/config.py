@@ -11,12 +11,14 @@ from pydantic import field_validator, model_validator
 from attar.compressors.distill.losses.embeddings import TOKEN_STATES
 from attar.compressors.distill.losses.objective import projections_read
 from attar.compressors.distill.losses.reduction import Reduction
-from attar.registry.artifacts.handles import AnyData, FittedArtifact, ModelArtifact, Trainable
+from attar.registry.artifacts.handles import AnyData, CompressorArtifact, FittedArtifact, ModelArtifact, Trainable
 from attar.stages.contract import StageConfig
-from attar.stages.finetune.adapt_config import Adapt, LowRank, check_shards
+from attar.stages.finetune.adapt_config import Adapt, LowRank
 from attar.stages.finetune.distillation_config import (
+    check_before_prompt,
     check_rollout,
     check_sample,
+    check_shards,
     check_source,
     check_views,
     uses_teacher,
@@ -140,6 +142,16 @@ class FinetuneConfig(StageConfig):
             raise ValueError(
                 "rollout.both_sides is for data behind a teacher.context that does not depend on the answer"
             )
+        if self.adapt.stands_before:
+            check_before_prompt(
+                self.adapt.kind,
+                context,
+                has_rollout=policy is not None,
+                has_sides=has_both_sides(self.rollout),
+                learn=self.rows.learn,
+                stop_on=self.heldout.stop_on,
+                others=sources,
+            )
         if self.teacher.run_once and (policy is not None or {*projections_read(objectives.values())} - {TOKEN_STATES}):
             raise ValueError(
                 "teacher.run_once keeps the teacher's last states of given answers; a rollout, or a loss that reads its projections, "
@@ -197,7 +209,7 @@ class FinetuneConfig(StageConfig):
 class FinetuneInputs:
     """The student, its rows, and models that run along. A teacher where the rows carry no recorded one, or a pool of them, an anchor,
 
-    and a number that an earlier stage fitted.
+    a number that an earlier stage fitted, and a compressor of demonstrations that training begins with.
     """
 
     model: Trainable
@@ -206,6 +218,7 @@ class FinetuneInputs:
     teachers: tuple[Trainable, ...] = ()
     anchor: ModelArtifact | None = None
     fitted: FittedArtifact | None = None
+    start: CompressorArtifact | None = None
 
 
 def check_inputs(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from attar.compressors.distill.examples.rollouts import RolloutPolicy
 from attar.compressors.distill.losses.objective import Objective
 from attar.compressors.distill.teachers.contexts import ContextBuilder
 from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.subjects import DENOISER, subject_of
+from attar.stages.artifacts.encoder.exits import check_exits
+from attar.stages.artifacts.model.expert_facts import float_fraction, is_dense, refuse_float_experts
+from attar.stages.finetune.adapt_config import AdaptKind
 
 
 def check_source(name: str, kind: str, adapt_kind: str, *, trains_base: bool) -> None:
@@ -122,3 +126,95 @@ def check_record(objectives: Mapping[str, Objective], data: tuple[Facts, ...], c
                     f"objectives.{name} needs the teacher's whole distribution, but {recorded} of {vocab} tokens are recorded; "
                     "give the input `teacher`, or let the student teach itself"
                 )
+
+
+def check_before_prompt(
+    kind: str,
+    context: ContextBuilder,
+    *,
+    has_rollout: bool,
+    has_sides: bool,
+    learn: str,
+    stop_on: str,
+    others: Mapping[str, str],
+) -> None:
+    """Raise ValueError for what vectors before the prompt cannot be learned from. `others`: kinds of past and anchor.
+
+    Those read what the student reads, and know no vector.
+    """
+    if context.needs != {"demonstrations"}:
+        raise ValueError(
+            f"adapt.kind is {kind!r}, whose vectors stand for demonstrations, but teacher.context tells the teacher none; accepted: "
+            "{kind: demonstrations}"
+        )
+    refused = {
+        "rollout.kind": ("another than 'data'", has_rollout),
+        "rollout.both_sides": ("true", has_sides),
+        "rows.learn": ("'all'", learn == "all"),
+        "heldout.stop_on": ("'quality'", stop_on == "quality"),
+        **{name: (repr(given), given != "none") for name, given in others.items()},
+    }
+    for field, (given, is_asked) in refused.items():
+        if is_asked:
+            raise ValueError(
+                f"{field} is {given}, but adapt.kind is {kind!r}; accepted: given answers, learned alone, judged by their loss, of the "
+                "teacher alone"
+            )
+
+
+def check_start(kind: str, model: Facts, start: Facts) -> None:
+    """Raise ValueError for a compressor to begin with that is not of this training, as far as facts tell."""
+    if kind != "compressor":
+        raise ValueError(f"the node has an input `start`, but adapt.kind is {kind!r}; accepted: compressor")
+    for name in ("hidden_size", "vocab_size"):
+        if name in start and name in model and start[name] != model[name]:
+            raise ValueError(
+                f"start: a compressor for a model with {name} {start[name]}, and this one has {model[name]}; accepted: one for it"
+            )
+
+
+def check_shards(
+    num_shards: int,
+    adapt: AdaptKind,
+    *,
+    rules: Collection[str],
+    has_rollout: bool,
+    stop_on: str,
+) -> None:
+    """Raise ValueError for what needs a student whose weights are whole. `rules`: the views behind which the student itself stands."""
+    refused = {
+        f"adapt.kind {adapt.kind!r}": adapt.kind not in ("lora", "rslora", "dora", "full"),
+        f"adapt.blocks {adapt.blocks!r}": adapt.blocks != "all",
+        f"adapt.quantized_base {adapt.quantized_base!r}": adapt.quantized_base != "none",
+        f"adapt.expert_rank {adapt.expert_rank}": bool(adapt.expert_rank),
+        "a rollout": has_rollout,
+        f"heldout.stop_on {stop_on!r}": stop_on != "loss",
+        f"the student itself as {' and '.join(sorted(rules))}": bool(rules),
+    }
+    for what, is_asked in refused.items():
+        if is_asked:
+            raise ValueError(
+                f"compute.num_shards is {num_shards}, but there is {what}; accepted with shards: adapt.kind lora, rslora, dora or full over "
+                "all blocks, given answers, a teacher that is another model or recorded, stop_on 'loss'"
+            )
+
+
+def check_adapt(adapt: AdaptKind, model: Facts) -> None:
+    """Raise ValueError for what the model's facts, where they are known, say cannot be adapted so."""
+    if adapt.kind == "guidance" and model and subject_of(model) is not DENOISER:
+        raise ValueError(
+            f"adapt.kind is 'guidance', which is for denoisers, and the model is {subject_of(model).words}; accepted: lora, full and others, "
+            "or the stage guide"
+        )
+    if adapt.blocks == "after_cut" and model and not model.get("removed_blocks", "unknown"):
+        raise ValueError("adapt.blocks is 'after_cut', but no block of the model was removed")
+    if adapt.quantized_base != "none":
+        refuse_float_experts(float_fraction(model), "adapt.quantized_base", adapt.quantized_base)
+    has = int(model.get("num_blocks", 0))
+    if adapt.kind == "compressor" and 0 < has <= adapt.num_blocks:
+        raise ValueError(
+            f"adapt.num_blocks is {adapt.num_blocks}, but the model has {has} blocks; accepted: 1 to {has - 1}"
+        )
+    if adapt.expert_rank and is_dense(model):
+        raise ValueError(f"adapt.expert_rank is {adapt.expert_rank}, but the model has no experts; accepted: 0")
+    check_exits(adapt.exits, model, "adapt.exits")

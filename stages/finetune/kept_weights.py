@@ -48,15 +48,7 @@ def save_adapter(
     """Write the best weights with their facts. `write`: puts what was trained into a folder."""
     set_weights(run.student, run.best["weights"])
     others = write(run, adaptation, base, content)
-    metric("best_step", run.best["step"])
-    if run.trainer.step and not run.best["step"]:
-        note(
-            "warning: training never beat its start: no evaluation was better than the one before the first step, so that nothing learned is "
-            f"kept ({run.trainer.step} steps); lower learning_rate, or judge by more rows or another stop_on"
-        )
-    is_by_quality = run.heldout.stop_on == "quality"
-    nats = run.best["score"][int(is_by_quality) :]  # of an evaluation that has no loss: none
-    note(f"kept the weights of step {run.best['step']}" + (f" (held-out loss {nats[0]:.4f} nats)" if nats else ""))
+    is_by_quality = tell_best(run)
     known = {"vocab_size": base.facts.get("vocab_size"), "exits": adaptation.exits}  # an image has no tokens
     facts = AdapterFacts(
         method=adaptation.kind,
@@ -73,3 +65,17 @@ def save_adapter(
         others=others,
     )
     return AdapterArtifact.at(content, facts)
+
+
+def tell_best(run: TrainingRun) -> bool:
+    """Tell which weights are kept, and whether they are the first. Return whether they were judged by quality."""
+    metric("best_step", run.best["step"])
+    if run.trainer.step and not run.best["step"]:
+        note(
+            "warning: training never beat its start: no evaluation was better than the one before the first step, so that nothing learned is "
+            f"kept ({run.trainer.step} steps); lower learning_rate, or judge by more rows or another stop_on"
+        )
+    is_by_quality = run.heldout.stop_on == "quality"
+    nats = run.best["score"][int(is_by_quality) :]  # of an evaluation that has no loss: none
+    note(f"kept the weights of step {run.best['step']}" + (f" (held-out loss {nats[0]:.4f} nats)" if nats else ""))
+    return is_by_quality

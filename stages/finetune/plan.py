@@ -25,7 +25,7 @@ from attar.registry.artifacts.kinds.encoder_facts import DenoiserFacts, EncoderF
 from attar.registry.artifacts.kinds.kind_facts import ModelFacts
 from attar.registry.artifacts.subjects import IMAGES
 from attar.stages.artifacts.model.folder import QuantizedBase
-from attar.stages.finetune.adapt_config import AdaptKind
+from attar.stages.finetune.adapt_config import AdaptKind, BeforePrompt, learned_by
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.distillation_config import uses_teacher
 from attar.stages.finetune.schedule_config import (
@@ -55,6 +55,7 @@ class Adaptation:
     method: AdaptMethod
     first_block: int
     quantized_base: QuantizedBase
+    before_prompt: BeforePrompt | None = None  # vectors, where they learn
     exits: tuple[int, ...] = ()  # of an encoder: after how many blocks its vector is learned; none: after the last
 
 
@@ -74,8 +75,7 @@ class Source:
 class Teaching:
     """Who is behind each view that is read, and what the teacher reads that the student does not."""
 
-    # those alone that an objective reads or a rollout lets write; a recorded teacher is none of them
-    sources: Mapping[ViewName, Source]
+    sources: Mapping[ViewName, Source]  # those alone that an objective reads or a rollout lets write; none is recorded
     reads_record: bool
     is_run_once: bool
     split: Split | None  # of a classifier: how the teacher's classes are split; None: they are not
@@ -97,15 +97,12 @@ class LearnedRows:
 
 @dataclass(frozen=True, kw_only=True)
 class Passes:
-    """How the forward and backward passes of a step are computed. `vocabulary_sample`: entries that are compared; 0: all.
-
-    `num_shards`: processes that hold a part of the blocks each.
-    """
+    """How the forward and backward passes of a step are computed. `vocabulary_sample`: entries that are compared; 0: all."""
 
     is_packed: bool
     gradient_checkpointing: bool
     vocabulary_sample: int
-    num_shards: int = 1
+    num_shards: int = 1  # processes that hold a part of the blocks each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,16 +208,13 @@ def checkpoints_of(config: CheckpointConfig) -> Checkpoints:
 
 def adaptation_of(adapt: AdaptKind, facts: AnyModelFacts) -> Adaptation:
     """Return what learns. Raises ValueError under after_cut when the model's record does not say where it was cut."""
-    first_block = 0 if adapt.blocks == "all" else first_block_after_cut(facts)
+    method, before_prompt = learned_by(adapt)
     return Adaptation(
-        kind=adapt.kind,
-        rank=adapt.rank,
-        expert_rank=adapt.expert_rank,
+        **{name: getattr(adapt, name) for name in ("kind", "rank", "expert_rank", "quantized_base", "exits")},
         freeze=tuple(getattr(adapt, "freeze", ())),  # of weights that learn whole
-        method=adapt.method,
-        first_block=first_block,
-        quantized_base=adapt.quantized_base,
-        exits=adapt.exits,
+        method=method,
+        first_block=0 if adapt.blocks == "all" else first_block_after_cut(facts),
+        before_prompt=before_prompt,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,27 +10,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from attar.compressors.data.prompts import stop_token_ids
-from attar.compressors.distill.examples.packing import Example
 from attar.compressors.distill.examples.steps import Steps
 from attar.compressors.distill.loop.drawing import Rollouts
-from attar.compressors.distill.loop.heldout import packing_matches
 from attar.compressors.distill.loop.modality import CausalText
 from attar.compressors.distill.loop.trainer import Trainer, accelerator_on
-from attar.compressors.distill.losses.targets.vocabulary import VocabularySample
 from attar.compressors.distill.teachers.student import Student
 from attar.compressors.distill.teachers.teacher_sources import TeacherSource, recorded_states
 from attar.compressors.models.adapted import plain_model
 from attar.compressors.models.sharded import shard_blocks
 from attar.compressors.models.trained_weights import WeightAverage, trained_weights
 from attar.registry.artifacts.facts import Facts
-from attar.registry.artifacts.handles import AdapterArtifact, Trainable
+from attar.registry.artifacts.handles import AdapterArtifact, Learned, Trainable
 from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES, TAGGER, subject_of
 from attar.stages.artifacts.mixed_subjects import refuse_mixed
 from attar.stages.artifacts.model.folder import load_base, load_tokenizer
 from attar.stages.contract import Forecast, check_covers, check_vocabulary, stage
-from attar.stages.finetune.adapt_config import check_adapt
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, check_inputs
-from attar.stages.finetune.distillation_config import check_record, uses_teacher
+from attar.stages.finetune.distillation_config import check_adapt, check_record, check_start, uses_teacher
 from attar.stages.finetune.kept_weights import save_adapter, write_trained
 from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.sentence_scores import with_scores
@@ -40,11 +36,13 @@ from attar.stages.finetune.subjects.denoiser import build_denoiser_run
 from attar.stages.finetune.subjects.encoder import build_encoder_run
 from attar.stages.finetune.subjects.guided_denoiser import guidance_facts, write_guidance
 from attar.stages.finetune.subjects.images import build_image_run
+from attar.stages.finetune.subjects.passes import can_pack, vocabulary_sample
+from attar.stages.finetune.subjects.vectors import MAKES, behind_vectors, check_given, save_vectors
 from attar.stages.finetune.teacher_config import policy_of, reads_record
 from attar.stages.finetune.teaching import build_rollouts, build_teacher_sources, with_hints
 from attar.stages.finetune.training_rows import Mixture, TrainingRows, with_prefix, with_teacher_states
 from attar.stages.finetune.training_run import TrainingRun, freeze_named
-from attar.stages.finetune.training_work import training_flops
+from attar.stages.finetune.training_work import learned_facts, training_flops
 from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.process_group import run_in_group
 from attar.stages.runtime.progress import note
@@ -52,8 +50,6 @@ from attar.stages.runtime.progress import note
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Logits of packed and separate rows differ by rounding; examples that see each other differ by far more.
-PACKING_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 # How the training of models of another subject than causal text is put together.
 BUILDS = {ENCODER: build_encoder_run, IMAGES: build_image_run, DENOISER: build_denoiser_run}
 BUILDS |= dict.fromkeys((CLASSIFIER, TAGGER), build_classifier_run)
@@ -86,12 +82,11 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     for dataset in data:
         check_vocabulary(model, dataset, "recorded teacher", "accepted: a record of a model with the same tokens")
     check_adapt(config.adapt, model)
-    known = {"expert_rank": config.adapt.expert_rank, "exits": config.adapt.exits}
-    facts: dict[str, Any] = {"method": config.adapt.kind, **{name: value for name, value in known.items() if value}}
-    facts |= {"vocab_size": model["vocab_size"]} if "vocab_size" in model else {}
-    facts |= guidance_facts(objectives) if config.adapt.kind == "guidance" else {}
+    for start in inputs.get("start", ()):
+        check_start(config.adapt.kind, model, start)
+    guided = guidance_facts(objectives) if config.adapt.kind == "guidance" else {}
     return Forecast(
-        facts,
+        {**learned_facts(config.adapt, model), **guided},
         num_flops=training_flops(
             config.schedule,
             config.heldout.every,
@@ -106,17 +101,29 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     )
 
 
-@stage("finetune", version=5, forecast=_forecast, num_devices=lambda config: config.compute.num_shards)
-def finetune(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> AdapterArtifact:
+@stage(
+    "finetune",
+    version=5,
+    forecast=_forecast,
+    num_devices=lambda config: config.compute.num_shards,
+    output=lambda config, kind: MAKES.get(config.adapt.kind, AdapterArtifact),
+    check=check_given,
+)
+def finetune(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> Learned:
     """Train on the student what the method makes trainable, keeping the best state seen on the held-out rows.
+
+    Adapters or the base's own weights; of a frozen base vectors that stand before the prompt, or a compressor that makes them.
 
     Raises ValueError when an objective lacks its teacher, there is nothing to train on, or a step gives no number.
     """
     if config.compute.num_shards > 1:
         return _in_shards(config, inputs, workdir)
     plan = TrainingPlan.of(config, inputs)
+    run = _trained(plan, inputs, workdir)
+    if plan.adaptation.before_prompt is not None:
+        return save_vectors(run, plan.adaptation, plan.teaching.context, inputs, workdir / "content")
     write = WRITES.get(plan.adaptation.kind, write_trained)
-    return save_adapter(_trained(plan, inputs, workdir), plan.adaptation, inputs.model, workdir / "content", write)
+    return save_adapter(run, plan.adaptation, inputs.model, workdir / "content", write)
 
 
 def _trained(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> TrainingRun:
@@ -160,7 +167,9 @@ def build_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> Trai
     tokenizer = load_tokenizer(inputs.model.path)
     rows = _rows(plan, inputs, tokenizer)
     base, student = _student(plan, inputs.model)
-    is_packed = plan.passes.is_packed and _can_pack(student, rows.train, plan.dtype)
+    if (before := plan.adaptation.before_prompt) is not None:
+        rows = behind_vectors(before, teaching.context, inputs, rows, tokenizer, student)
+    is_packed = plan.passes.is_packed and can_pack(student, rows.train, plan.dtype)
     steps = Steps(Mixture(rows.train, rows.sources, plan.rows.shares, plan.seed), rows.train, plan.schedule)
     teacher_sources = build_teacher_sources(teaching.sources, student, inputs.model.path, plan.dtype, plan.device)
     teacher = teacher_sources.get("teacher")
@@ -175,7 +184,7 @@ def build_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> Trai
     if teaching.is_run_once and teacher is not None and teacher.own_model is not None:
         rows = with_teacher_states(rows, steps.used(), teacher, student, workdir, limit, is_packed)
         teacher_sources["teacher"] = recorded_states(teacher.own_model.head)
-    sample = _sample(plan.passes.vocabulary_sample, rows.train, base.config.vocab_size, plan.seed)
+    sample = vocabulary_sample(plan.passes.vocabulary_sample, rows.train, base.config.vocab_size, plan.seed)
     trainer = Trainer(
         student,
         rows.train,
@@ -202,6 +211,8 @@ def _rows(plan: TrainingPlan, inputs: FinetuneInputs, tokenizer: Any) -> Trainin
         reads_record=teaching.reads_record,
     )
     rows.check(plan.reduction.objectives, plan.heldout.stop_on, reads_record=teaching.reads_record)
+    if plan.adaptation.before_prompt is not None:  # each data set shows its own
+        return rows
     return with_hints(rows, tokenizer, teaching.context, has_both_sides=teaching.has_both_sides)
 
 
@@ -229,8 +240,7 @@ def _student(plan: TrainingPlan, model: Trainable) -> tuple[PreTrainedModel, Stu
     is_sharded = plan.passes.num_shards > 1
     device = torch.device("cpu") if is_sharded else plan.device  # no device needs to hold all of it
     base = load_base(model.path, plan.dtype, device, adaptation.quantized_base)
-    adapted = adaptation.method(base, adaptation.first_block)
-    freeze_named(adapted, adaptation.freeze)
+    adapted = freeze_named(adaptation.method(base, adaptation.first_block), adaptation.freeze)
     if is_sharded:
         from torch.distributed.device_mesh import init_device_mesh  # a plan need not wait for it
 
@@ -239,19 +249,3 @@ def _student(plan: TrainingPlan, model: Trainable) -> tuple[PreTrainedModel, Stu
     if plan.passes.gradient_checkpointing:
         student.checkpoint_blocks()
     return base, student
-
-
-def _sample(num_entries: int, examples: Sequence[Example], vocab_size: int, seed: int) -> VocabularySample | None:
-    if not 0 < num_entries < vocab_size:
-        return None
-    note(f"comparing over {num_entries:,} of {vocab_size:,} vocabulary entries at each step")
-    answers = (example.answer_ids for example in examples)
-    return VocabularySample.of(answers, num_entries=num_entries, vocab_size=vocab_size, seed=seed)
-
-
-def _can_pack(student: Student, examples: Sequence[Example], dtype: torch.dtype) -> bool:
-    probe = sorted(examples, key=lambda example: example.num_tokens)[:2]
-    if len(probe) < 2 or packing_matches(student, probe, PACKING_TOLERANCE.get(dtype, 5e-2)):
-        return True
-    note("this model attends across packed rows: one row a sequence instead")
-    return False

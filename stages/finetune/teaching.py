@@ -10,16 +10,16 @@ from typing import Any
 import torch
 
 from attar.compressors.catalogue import build
-from attar.compressors.data.prompts import chat_prompt, stop_token_ids
 from attar.compressors.distill.examples.packing import Example
 from attar.compressors.distill.examples.rollouts import RolloutPolicy
 from attar.compressors.distill.loop.drawing import Rollouts, Verdict, other_side
 from attar.compressors.distill.losses.objective import Objective
 from attar.compressors.distill.losses.views import ViewName
-from attar.compressors.distill.teachers.contexts import ContextBuilder, ContextParts, Wording
+from attar.compressors.distill.teachers.contexts import ContextBuilder, ContextParts
 from attar.compressors.distill.teachers.student import Student
 from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself, TeacherSource
 from attar.stages.artifacts.dataset.answer_checks import ANSWER_CHECKS
+from attar.stages.artifacts.dataset.prompts import wording_of
 from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.artifacts.model.folder import load_model
 from attar.stages.artifacts.model.random_weights import draw_weights
@@ -143,12 +143,7 @@ class PrivilegedContext:
 
     def __init__(self, context: ContextBuilder, rows: TrainingRows, tokenizer: Any) -> None:
         self.context = context
-        self.wording = Wording(
-            render=lambda question: chat_prompt(tokenizer, question),
-            encode=lambda text: tokenizer(text, add_special_tokens=False).input_ids,
-            decode=lambda ids: tokenizer.decode(list(ids), skip_special_tokens=True),
-            stop_ids=frozenset(stop_token_ids(tokenizer)),
-        )
+        self.wording = wording_of(tokenizer)
         self.shown = [(row.question, row.answer) for row in rows.questions[:16] if row is not None]
 
     def before(self, example: Example, row: Row | None) -> list[int] | None:

@@ -16,6 +16,7 @@ from attar.compressors.distill.examples.learned import LearnedExample
 from attar.compressors.distill.examples.packing import Example
 from attar.compressors.distill.examples.sample_facts import SampleFacts
 from attar.compressors.distill.losses.objective import Objective
+from attar.compressors.distill.teachers.contexts import Shown
 from attar.compressors.distill.teachers.student import Student, record_prefix
 from attar.compressors.distill.teachers.teacher_sources import TeacherSource, run_once
 from attar.registry.artifacts.handles import AnyData
@@ -54,6 +55,9 @@ class TrainingRows:
     questions: list[Row | None]
     heldout_questions: list[Row | None]
     evaluated_parts: list[Split] = field(default_factory=list)
+    # which data set each held-out example is of, and sets of demonstrations that vectors stand for, where they do
+    heldout_sources: list[int] = field(default_factory=list)
+    shown: Sequence[Shown] = ()
 
     @staticmethod
     def read(
@@ -78,8 +82,9 @@ class TrainingRows:
         if stop_on == "quality" and not any(is_checkable(row) for row in self.heldout_rows):
             raise ValueError("heldout.stop_on is 'quality', but no held-out row has choices or a verifier; use 'loss'")
 
-    def add_heldout(self, part: Split, pairs: Sequence[tuple[Row, Example]]) -> None:
-        """Add examples to evaluate, each with its row."""
+    def add_heldout(self, part: Split, pairs: Sequence[tuple[Row, Example]], source: int) -> None:
+        """Add examples to evaluate, each with its row, of a data set."""
+        self.heldout_sources.extend(source for _ in pairs)
         self.heldout.extend(example for _, example in pairs)
         self.heldout_questions.extend(row if row.question else None for row, _ in pairs)
         self.heldout_rows.extend({row.id: row for row, _ in pairs if row.split != "train"}.values())
@@ -216,7 +221,7 @@ def _read_dataset(
             into.sources.append(source)
             into.ids.append(row.id)
     part: Split = "choose" if evaluations["choose"] else "heldout"
-    into.add_heldout(part, evaluations[part])
+    into.add_heldout(part, evaluations[part], source)
     if part == "heldout" and evaluations[part]:
         note(shared_rows_note(data.facts.name or f"data {source + 1}", "decide which state is kept"))
 

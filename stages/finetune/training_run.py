@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from attar.compressors.adapt.freeze import freeze_tensors
 from attar.compressors.distill.examples.learned import LearnedExample
@@ -24,6 +24,7 @@ from attar.stages.finetune.time_budget import TimeBudget
 from attar.stages.finetune.training_rows import is_checkable
 from attar.stages.runtime.progress import Metric, bar, emit, note
 
+M = TypeVar("M", bound=HasParameters)
 # Longest answer that an evaluation by quality waits for.
 QUALITY_NEW_TOKENS = 256
 # What evaluations are compared by, where it is not the weighted sum of the objectives as they are: see compressors/distill/loop/fixed_measure.py.
@@ -206,8 +207,9 @@ class TrainingRun:
         self._saved_at = time.monotonic()
 
 
-def freeze_named(model: HasParameters, patterns: Sequence[str]) -> None:
-    """Freeze tensors of a student by their names, and tell how many. Raises ValueError as `freeze_tensors` does."""
+def freeze_named(model: M, patterns: Sequence[str]) -> M:
+    """Return a student with tensors frozen by their names, and tell how many. Raises ValueError as `freeze_tensors` does."""
     if patterns:
         num_learned = sum(parameter.requires_grad for parameter in model.parameters())
         note(f"{len(freeze_tensors(model, patterns))} of {num_learned} tensors stay as they are")
+    return model

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from attar.registry.artifacts.facts import Facts
 from attar.stages.artifacts.work_forecast import FORWARD, TOKENS_PER_ROW, num_rows_of, parameters_of
+from attar.stages.finetune.adapt_config import AdaptKind, learned_by
 from attar.stages.finetune.schedule_config import ScheduleConfig
 
 
@@ -39,3 +41,14 @@ def training_flops(
     passes = 2.0 if is_frozen else 3.0
     trained = num_tokens * (num_parameters * (passes + is_rolled_out) + num_live)
     return FORWARD * (trained + num_evaluations * num_heldout * TOKENS_PER_ROW * (num_parameters + num_live))
+
+
+def learned_facts(adapt: AdaptKind, model: Facts) -> dict[str, Any]:
+    """Return the facts of what will have been learned. Of vectors before the prompt how many and how wide they are."""
+    facts: dict[str, Any] = {"vocab_size": model["vocab_size"]} if "vocab_size" in model else {}
+    _, before = learned_by(adapt)
+    if before is not None:
+        width = {"hidden_size": model["hidden_size"]} if "hidden_size" in model else {}
+        return {**facts, **width, "num_vectors": before.num_vectors}
+    known = {"expert_rank": adapt.expert_rank, "exits": adapt.exits}
+    return {"method": adapt.kind, **{name: value for name, value in known.items() if value}, **facts}

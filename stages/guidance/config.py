@@ -70,7 +70,7 @@ class GuideConfig(StageConfig):
                 raise ValueError(f"training.{path} cannot be chosen for guidance; leave it out")
         adapt = self.training.adapt
         if self.adapter == "lora":
-            if adapt.trains_base:
+            if adapt.trains_base or adapt.stands_before:
                 raise ValueError(f"training.adapt.kind is {adapt.kind!r}; accepted: lora, rslora, dora")
             return self
         if adapt.model_copy(update={"quantized_base": "none"}) != LowRank():

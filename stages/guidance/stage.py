@@ -24,6 +24,7 @@ from attar.stages.artifacts.adapter_files import write_adapters
 from attar.stages.artifacts.guidance_files import save_guidance
 from attar.stages.artifacts.model.folder import load_base, load_tokenizer
 from attar.stages.contract import Forecast, check_vocabulary, stage
+from attar.stages.finetune.adapt_config import learned_by
 from attar.stages.finetune.plan import checkpoints_of, evaluations_of, schedule_of
 from attar.stages.finetune.training_rows import Mixture
 from attar.stages.finetune.training_run import TrainingRun
@@ -96,7 +97,7 @@ def build_run(config: GuideConfig, inputs: GuideInputs, workdir: Path) -> Traini
     dtype = pick_dtype(training.compute.precision, device)
     base = load_base(inputs.model.path, dtype, device, training.adapt.quantized_base)
     if config.adapter == "lora":
-        student = Student(training.adapt.method(base, 0))
+        student = Student(learned_by(training.adapt)[0](base, 0))
     else:
         scales = ScaleRange(low=guided.low, high=guided.high, is_base_at_one=config.is_base_at_one)
         student = guided_student(base, build_adapters(base, config.adapter_method, scales))

@@ -55,7 +55,7 @@ def classifier_forecast(source: ModelSource, config: HeadModel) -> Facts:
     if source.scheme == "random" and fresh is not None:
         with torch.device("meta"):
             model = random_encoder(source.parts["family"], **random_options(source))[0]
-            head = _under_head(model, fresh, config.seed)
+            head = with_head(model, fresh.output_names, config.seed, config.head.reader)
         return classifier_facts(head, fresh, cut_length(model.config, config.max_tokens))
     if source.scheme == "folder":
         folder = source.path
@@ -91,11 +91,11 @@ def ingest_classifier(source: ModelSource, config: HeadModel, sha256: str, scrat
                 f"{folder}: the tokenizer has no sep_token, by which a {model.config.model_type} tells the texts of a pair apart; "
                 "accepted: one that has"
             )
-        if form.reads_words and not tokenizer.is_fast:
-            raise ValueError(
-                f"{folder}: its tokenizer does not tell where tokens are in a text; accepted for a tagger: one with tokenizer.json"
-            )
         longest = text_limit(folder, config.max_tokens, model.config)
+    if form.reads_words and not tokenizer.is_fast:
+        raise ValueError(
+            f"{folder}: its tokenizer does not tell where tokens are in a text; accepted for a tagger: one with tokenizer.json"
+        )
     if form.reads_pairs:  # by which the tokens of the second text are known
         model.config.sep_token_id = tokenizer.sep_token_id
     is_fresh = folder is None or head_of(folder) is None

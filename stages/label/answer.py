@@ -14,7 +14,7 @@ from attar.compressors.measure.likelihood import continuation_likelihoods
 from attar.compressors.models.runner import SlotSource
 from attar.compressors.models.sampling import Generation, Sampling
 from attar.registry.artifacts.facts import Facts
-from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact, OnnxArtifact
+from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact, OnnxArtifact, PrefixArtifact
 from attar.registry.artifacts.kinds.kind_facts import DatasetFacts
 from attar.stages.artifacts.dataset.answer_checks import ANSWER_CHECKS
 from attar.stages.artifacts.dataset.card import write_card
@@ -22,6 +22,7 @@ from attar.stages.artifacts.dataset.partial_rows import by_shard
 from attar.stages.artifacts.dataset.prompts import row_prompt
 from attar.stages.artifacts.dataset.rows import Row, read_rows, write_rows
 from attar.stages.artifacts.model.folder import load_tokenizer
+from attar.stages.artifacts.prefix.folder import refuse_others_prefix, refuse_unfitting
 from attar.stages.artifacts.samplers import Prompt, RunnerSampler, row_seed
 from attar.stages.artifacts.work_forecast import rows_alike
 from attar.stages.artifacts.writers import open_runner, stop_ids_of
@@ -34,11 +35,12 @@ ANSWERED = "answered (from the question alone)"
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerInputs:
-    """The model that answers, the questions, and an anchor that bounds how far it may go."""
+    """The model that answers, the questions, and an anchor that bounds how far it may go. A prefix stands before every prompt of the model."""
 
     model: ModelArtifact | OnnxArtifact
     data: DatasetArtifact
     anchor: ModelArtifact | OnnxArtifact | None = None
+    prefix: PrefixArtifact | None = None
 
 
 def _forecast(config: AnswerConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -48,6 +50,8 @@ def _forecast(config: AnswerConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
         check_vocabulary(model, anchor, "anchor")
         if config.temperature == 0.0:
             raise ValueError("temperature is 0, but an anchor bounds what is drawn; accepted: above 0")
+    for prefix in inputs.get("prefix", ()):
+        refuse_unfitting(prefix, model)
     num_answers = float(data.get("num_rows", 0)) * config.num_samples
     num_parameters = sum(float(facts.get("num_parameters", 0)) for facts in (model, anchor) if facts)
     facts = {"vocab_size": model["vocab_size"]} if "vocab_size" in model else {}
@@ -57,11 +61,12 @@ def _forecast(config: AnswerConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
     )
 
 
-@stage("answer", version=2, forecast=_forecast)
+@stage("answer", version=2, forecast=_forecast, check=refuse_others_prefix)
 def answer(config: AnswerConfig, inputs: AnswerInputs, workdir: Path) -> DatasetArtifact:
     """Answer each question with it alone in view; every row says the share of its question's answers that pass.
 
-    With an anchor the text stays within a KL budget of it. Shards written by an interrupted run are kept.
+    With an anchor the text stays within a KL budget of it; with a prefix its vectors stand before every question. Shards written by an
+    interrupted run are kept.
     Raises ValueError when no answer stays. https://arxiv.org/abs/2602.07120
     """
     rows = sorted(
@@ -82,7 +87,7 @@ class _Writer:
         self.config = config
         self.tokenizer = load_tokenizer(inputs.model.path)
         self.sampling = Sampling(temperature=config.temperature, top_p=config.top_p)
-        self.runner = open_runner(inputs.model, config.precision)
+        self.runner = open_runner(inputs.model, config.precision, inputs.prefix)
         self.anchor = None if inputs.anchor is None else open_runner(inputs.anchor, config.precision)
         stepper: SlotSource = self.runner
         if self.anchor is not None:

@@ -78,7 +78,15 @@ def _forecast(config: QuantizeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
 
 
 def _refuse_graph(config: QuantizeConfig, model: Facts) -> None:
-    """Raise ValueError for a graph of ONNX' own operators, where integers would be nodes of another domain, and for one with branches."""
+    """Raise ValueError for a graph of ONNX' own operators, where integers would be nodes of another domain, and for one with branches.
+
+    And for one that takes vectors, which calibration does not give it.
+    """
+    if "prefix_model" in model:
+        raise ValueError(
+            f"weights.bits is {config.weights.bits}, but the input's graph takes a prefix, which calibration does not give it; accepted: a "
+            "graph of export without format.takes_prefix"
+        )
     if model.get("early_exits"):
         raise ValueError(
             "the input's graph may end before its last block, and its later blocks lie in branches, which are not read; accepted: a graph of "

@@ -22,6 +22,7 @@ from attar.compressors.models.ragged.lookup import Drafts
 from attar.compressors.models.row_products import lay_out_weights
 from attar.compressors.models.runner import CausalRunner, TorchRunner
 from attar.compressors.models.sampling import Generation, Sampling
+from attar.registry.artifacts.handles import PrefixArtifact
 from attar.stages.artifacts.chat_server import ServerSampler
 from attar.stages.artifacts.dataset.answer_checks import ANSWER_CHECKS
 from attar.stages.artifacts.dataset.prompts import row_answer, row_prompt, with_last_question
@@ -29,6 +30,7 @@ from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.artifacts.dataset.teacher_shards import shard_name
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.artifacts.onnx_session import open_session
+from attar.stages.artifacts.prefix.folder import prefixed
 from attar.stages.artifacts.samplers import Prompt, RunnerSampler, Sampler, row_seed
 from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.self_data.config import SelfDataConfig
@@ -41,8 +43,8 @@ Tick = Callable[[float], None]
 class OriginalWriter:
     """The original model with all that a shard needs."""
 
-    def __init__(self, config: SelfDataConfig, folder: Path) -> None:
-        self.config, self._folder = config, folder
+    def __init__(self, config: SelfDataConfig, folder: Path, prefix: PrefixArtifact | None = None) -> None:
+        self.config, self._folder, self._prefix = config, folder, prefix
         self.tokenizer = load_tokenizer(folder)
         self.stop_ids = _stop_ids(self.tokenizer, folder)
         self.banned = BannedPhrases(tuple(phrase.lower() for phrase in config.prompt.banned_phrases))
@@ -55,7 +57,7 @@ class OriginalWriter:
         if config.server is not None:
             return ServerSampler(config.server, self.tokenizer)
         drafts = None
-        if config.sampler == "torch" and config.drafts.max_tokens:
+        if config.sampler == "torch" and config.drafts.max_tokens and self._prefix is None:  # drafts read no vectors
             drafts = Drafts(self.torch_runner, config.drafts.max_tokens)
         return RunnerSampler(self.runner, self.stop_ids, config.batch_size, drafts)
 
@@ -69,8 +71,9 @@ class OriginalWriter:
 
     @cached_property
     def runner(self) -> CausalRunner:
-        """The model in this process, loaded when first needed: behind a server only to record distributions."""
-        return OnnxRunner(open_session(self._folder)) if self.config.sampler == "onnx" else self.torch_runner
+        """The model in this process, behind its prefix, loaded when first needed: behind a server only to record distributions."""
+        runner = OnnxRunner(open_session(self._folder)) if self.config.sampler == "onnx" else self.torch_runner
+        return runner if self._prefix is None else prefixed(runner, self._prefix)
 
     def rewrite(self, rows: Sequence[Row], shard_index: int, on_finished: Tick) -> tuple[list[Row], Recorded]:
         """Return the rows with their answers decided, and what the teacher said about each.

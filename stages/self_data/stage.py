@@ -10,7 +10,7 @@ from pathlib import Path
 from attar.compressors.data.compact import bytes_per_token
 from attar.compressors.data.keep import reason_kind
 from attar.registry.artifacts.facts import Facts
-from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact, OnnxArtifact
+from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact, OnnxArtifact, PrefixArtifact
 from attar.registry.artifacts.kinds.kind_facts import DatasetFacts
 from attar.stages.artifacts.dataset.card import write_card
 from attar.stages.artifacts.dataset.original_losses import NUM_SCORED_ROWS, recorded_losses
@@ -22,6 +22,7 @@ from attar.stages.artifacts.dataset.teacher_shards import (
     recorded_facts,
     write_shard,
 )
+from attar.stages.artifacts.prefix.folder import refuse_others_prefix, refuse_unfitting
 from attar.stages.contract import Forecast, stage
 from attar.stages.runtime.progress import bar, metric, note
 from attar.stages.self_data.config import SelfDataConfig
@@ -30,10 +31,11 @@ from attar.stages.self_data.original_writer import OriginalWriter
 
 @dataclass(frozen=True, kw_only=True)
 class SelfDataInputs:
-    """The original model, or its exported graph, and the rows whose answers it rewrites."""
+    """The original model, or its exported graph, and the rows whose answers it rewrites. A prefix stands before all that it reads."""
 
     model: ModelArtifact | OnnxArtifact
     data: DatasetArtifact
+    prefix: PrefixArtifact | None = None
 
 
 def _forecast(config: SelfDataConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -43,6 +45,10 @@ def _forecast(config: SelfDataConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     # a graph says its format, a model its hidden size; where neither is known yet, the stage looks again
     if (config.sampler == "onnx" and "hidden_size" in model) or (config.sampler != "onnx" and "format" in model):
         raise ValueError(_wrong_sampler(config))
+    for prefix in inputs.get("prefix", ()):
+        refuse_unfitting(prefix, model)
+        if config.server is not None:
+            raise ValueError("server: it reads no vectors before a prompt; leave it or the input prefix out")
     num_rows = float(data.get("num_rows", 0))
     facts = recorded_facts(config.recorded.num_candidates, model)
     if num_rows:
@@ -58,7 +64,7 @@ def _forecast(config: SelfDataConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     return Forecast(facts, num_flops=num_flops, peak_memory_bytes=6.0 * num_parameters, disk_bytes=disk)
 
 
-@stage("self_data", version=6, forecast=_forecast)
+@stage("self_data", version=6, forecast=_forecast, check=refuse_others_prefix)
 def self_data(config: SelfDataConfig, inputs: SelfDataInputs, workdir: Path) -> DatasetArtifact:
     """Let the original model rewrite each answer with the reference in view; keep what passes, else the reference.
 
@@ -70,7 +76,7 @@ def self_data(config: SelfDataConfig, inputs: SelfDataInputs, workdir: Path) -> 
         raise ValueError("the data set has no questions to answer, only text")
     if inputs.model.is_graph != (config.sampler == "onnx"):
         raise ValueError(_wrong_sampler(config))
-    writer = OriginalWriter(config, inputs.model.path)
+    writer = OriginalWriter(config, inputs.model.path, inputs.prefix)
     # by length, so that a shard's rows are alike; ids keep the rows apart
     rows.sort(key=lambda row: (len(row.question) + len(row.answer), row.id))
     free = [Row(id=f"free-{index:06d}", split=_split(index)) for index in range(config.free_texts.num)]

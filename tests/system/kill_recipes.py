@@ -94,6 +94,23 @@ def rare_nodes(tiny: Path) -> dict[str, Any]:
         "trial": node("finetune", TRIAL, model="weak", data=["chosen"]),
         "other_trial": node("finetune", TRIAL | {"seed": 1}, model="weak", data=["attempts"]),
         "best": node("choose_teacher", data=["chosen", "attempts"], trials=["trial", "other_trial"]),
+        "compressor": node(
+            "finetune",
+            {
+                **TRIAL,
+                "adapt": {"kind": "compressor", "num_vectors": 2, "num_blocks": 1, "num_sets": 1},
+                "objectives": {"forward_kl": 1.0},
+                "teacher": {
+                    "kind": "self",
+                    "rule": {"kind": "base"},
+                    "context": {"kind": "demonstrations", "num_shown": 1},
+                },
+                "heldout": {"patience": 0},
+            },
+            model="strong",
+            data=["questions"],
+        ),
+        "condensed": node("condense", {"num_shown": 2}, model="strong", compressor="compressor", data="questions"),
         "share": node(
             "fit_share", {"precision": "float32"}, on_labels="strong", on_teacher="other_labels", data="questions"
         ),

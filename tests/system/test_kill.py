@@ -61,6 +61,7 @@ RARE_KILLS = (
     ("chunks", "align"),
     ("best", "choose_teacher"),
     ("share", "fit_share"),
+    ("condensed", "condense"),
     ("tasks", "compose_tasks"),
     ("trimmed", "trim_vocabulary"),
     ("fewer_experts", "prune_experts"),

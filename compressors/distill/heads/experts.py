@@ -9,7 +9,7 @@ the target of what it makes of a strong view.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from attar.compressors.distill.examples.images import ImageBatch, redrawn
 from attar.compressors.distill.heads.views import LABELLED_ANSWERS, ImageViews, class_indices, labelled_terms
+from attar.compressors.distill.losses.classes import Labels
 from attar.compressors.distill.losses.divergences.kullback import kl
 from attar.compressors.distill.losses.objective import Objective, Requires, Terms
 from attar.compressors.distill.losses.views import ViewName
@@ -30,12 +31,17 @@ STRONG_DRAW = 500_009
 
 
 class Experts(nn.Module):
-    """Differences of several last layers from their mean, which is the net's own. They begin apart by a small draw."""
+    """Differences of several last layers from their mean, which is the net's own. Their matrices begin apart by a small draw.
 
-    def __init__(self, width: int, num_classes: int, num_experts: int) -> None:
+    Their shifts begin at -(lambda_e - mean lambda) log n: every expert's adjusted logits are then z + mean lambda log n, and none has to learn
+    first what its adjustment added, which of a class with few images is more than a short training moves a shift by.
+    """
+
+    def __init__(self, width: int, lambdas: Sequence[float], prior: Float[Tensor, "K"]) -> None:
         super().__init__()
-        self.weight = nn.Parameter(0.1 * width**-0.5 * torch.randn(num_experts, num_classes, width))
-        self.bias = nn.Parameter(torch.zeros(num_experts, num_classes))
+        apart = torch.tensor(lambdas) - sum(lambdas) / len(lambdas)
+        self.weight = nn.Parameter(0.1 * width**-0.5 * torch.randn(len(lambdas), len(prior), width))
+        self.bias = nn.Parameter(-apart[:, None] * prior)
 
     def forward(self, answer: Answer) -> Float[Tensor, "E N K"]:
         """Return each expert's raw logits; their mean is the answer's."""
@@ -76,7 +82,8 @@ class DiverseExperts:
         """Take any image: all can be cropped."""
 
     def heads(self, shape: NetShape) -> dict[str, nn.Module]:
-        return {HEAD: Experts(shape.width, shape.num_classes, len(self.lambdas))}
+        counts = torch.tensor(shape.class_counts or (1,) * shape.num_classes)
+        return {HEAD: Experts(shape.width, self.lambdas, log_counts(counts))}
 
     def num_terms(self, batch: ImageBatch) -> int:
         return batch.num_labelled
@@ -91,12 +98,12 @@ class DiverseExperts:
         return labelled_terms(loss, views)
 
     def held_out(self, moving: Collection[ViewName]) -> Objective | None:
-        return self  # outside of steps the strong view is the weak one, and the KL zero
+        # of what is shipped: rows that are held out may have other shares of each class than those that n was counted on
+        return Labels()
 
     def _adjusted(self, answer: Answer, views: ImageViews) -> Float[Tensor, "E N K"]:
         lambdas = torch.tensor(self.lambdas, device=answer.logits.device)
-        # a class without images counts as if it had one: its logit is not adjusted
-        prior = views.class_counts.clamp(min=1).log().to(answer.logits)
+        prior = log_counts(views.class_counts).to(answer.logits)
         return views.heads[HEAD](answer) + lambdas[:, None, None] * prior
 
     def _strong(self, views: ImageViews) -> Answer:
@@ -107,6 +114,11 @@ class DiverseExperts:
 
     def _strong_changes(self) -> tuple[Crop, Erase]:
         return Crop(min_area=self.min_area), Erase(fraction=self.erased)
+
+
+def log_counts(class_counts: Int[Tensor, "K"]) -> Float[Tensor, "K"]:
+    """Return log n of each class. A class without images counts as if it had one: its logit is not adjusted."""
+    return class_counts.clamp(min=1).float().log()
 
 
 def expert_loss(logits: Float[Tensor, "E N K"], labels: Int[Tensor, "N"]) -> Float[Tensor, "N"]:

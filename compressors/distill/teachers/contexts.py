@@ -37,6 +37,14 @@ class ContextParts:
     skill: str = ""
 
 
+@dataclass(frozen=True)
+class Shown:
+    """One set of demonstrations, that vectors stand for. Names of their rows, and questions with answers."""
+
+    names: tuple[str, ...]
+    pairs: tuple[tuple[str, str], ...]
+
+
 class ContextBuilder(Protocol):
     """Returns what the teacher reads in place of the prompt, or None when there is nothing to tell.
 
@@ -141,8 +149,7 @@ class Demonstrations:
 
     def __call__(self, parts: ContextParts, wording: Wording) -> list[int] | None:
         shown = [pair for pair in parts.demonstrations if pair[0] != parts.question][: self.num_shown]
-        text = "\n\n".join(f"Question: {question}\nAnswer: {answer}" for question, answer in shown)
-        return _hinted_prompt(self.template, parts, text, wording)
+        return _hinted_prompt(self.template, parts, demonstration_text(shown), wording)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +177,11 @@ CONTEXTS: dict[str, type[ContextBuilder]] = {
     "demonstrations": Demonstrations,
     "skill": Skill,
 }
+
+
+def demonstration_text(shown: Sequence[tuple[str, str]]) -> str:
+    """Return solved questions as the text that stands for them."""
+    return "\n\n".join(f"Question: {question}\nAnswer: {answer}" for question, answer in shown)
 
 
 def check_template(template: str) -> None:

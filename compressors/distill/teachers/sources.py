@@ -24,7 +24,7 @@ class SelfRule(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """The student's base with its adapters off: a teacher without memory of its own. Low-rank methods only."""
+    """The student's base with its adapters or its prefix off: a teacher without memory of its own. For low-rank methods and prefixes."""
 
     keeps: ClassVar[bool] = False
     moves: ClassVar[bool] = False

@@ -19,7 +19,7 @@ from attar.compressors.distill.teachers.recorded import RecordedOutputs
 from attar.compressors.distill.teachers.sources import SelfRule
 from attar.compressors.distill.teachers.student import Student, record_prefix
 from attar.compressors.distill.teachers.trained_model import TrainedModel
-from attar.compressors.models.adapted import is_adapted, mixed_precision, plain_model
+from attar.compressors.models.adapted import base_alone, has_base, mixed_precision, plain_model
 from attar.compressors.models.blocks import decoder_blocks
 from attar.compressors.models.head import OutputHead
 from attar.compressors.models.trained_weights import Weights, set_weights, trained_weights
@@ -176,9 +176,9 @@ class StudentItself:
 
     def begin(self, student: TrainedModel) -> StudentItself:
         """Keep the weights of now, where the rule keeps any. Raises ValueError for a base that is trained itself."""
-        if self.rule.is_base and not is_adapted(getattr(student, "model", None)):
+        if self.rule.is_base and not has_base(getattr(student, "model", None)):
             raise ValueError(
-                "the base is a teacher only under low-rank adapters; here its own weights are trained, use start"
+                "the base is a teacher only under low-rank adapters or a prefix; here its own weights are trained, use start"
             )
         if self.rule.keeps:
             self.weights = trained_weights(student)
@@ -207,8 +207,8 @@ class StudentItself:
     @contextmanager
     def model_of(self, student: Any) -> Iterator[Any]:
         if self.rule.is_base:
-            assert is_adapted(student.model), "checked in begin"
-            with student.model.disable_adapter():
+            assert has_base(student.model), "checked in begin"
+            with base_alone(student.model):
                 yield student
             return
         with swapped(student, self.weights) if self.weights else nullcontext():

@@ -91,6 +91,8 @@ class OnnxFacts(ArtifactFacts):
     perplexity_ratio: float | None = None
     # products that stay in floats
     num_kept: int | None = None
+    # the fingerprint of the model whose prefixes the graph takes; without it, it takes none
+    prefix_model: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -128,7 +128,8 @@ def read_class_form(folder: Path, given: Sequence[str] = ()) -> ClassForm:
     named, num_subclasses = config.get("id2label"), config.get(SUBCLASSES, 1)
     if not isinstance(named, Mapping) or not isinstance(num_subclasses, int) or num_subclasses < 1:
         named, num_subclasses = {"0": "LABEL_0", "1": "LABEL_1"}, 1  # what transformers reads in no names
-    outputs, reads_words = outputs_of(folder, named), head_of(folder) is WORD_HEAD
+    outputs = outputs_of(folder, named)
+    reads_words = head_of(folder) is WORD_HEAD
     if len(outputs) == 1 and not reads_words:
         return PAIR_FORM
     labels = tuple(output.rpartition(MARK)[0] for output in outputs[::num_subclasses])

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from attar.compressors.data.prompts import answer_tokens, chat_prompt, prompt_text
+from attar.compressors.data.prompts import answer_tokens, chat_prompt, prompt_text, stop_token_ids
 from attar.compressors.data.turns import conversation_prompt, reply_tokens
+from attar.compressors.distill.teachers.contexts import Wording
 from attar.stages.artifacts.dataset.dialogues import transcript
 from attar.stages.artifacts.dataset.rows import Row
 
@@ -48,6 +49,16 @@ def with_last_question(row: Row, change: Callable[[str], str]) -> Row:
     is_last = index == len(row.messages) - 1
     messages = [*row.messages[:index], turn] if is_last else [*row.messages, turn]
     return row.with_changes(messages=messages, question=transcript(messages))
+
+
+def wording_of(tokenizer: Any) -> Wording:
+    """Return how contexts of a teacher become this tokenizer's tokens."""
+    return Wording(
+        render=lambda question: chat_prompt(tokenizer, question),
+        encode=lambda text: tokenizer(text, add_special_tokens=False).input_ids,
+        decode=lambda ids: tokenizer.decode(list(ids), skip_special_tokens=True),
+        stop_ids=frozenset(stop_token_ids(tokenizer)),
+    )
 
 
 def row_answer(tokenizer: Any, row: Row) -> list[int]:

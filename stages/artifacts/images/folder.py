@@ -73,8 +73,8 @@ def refuse_no_classifier(folder: Path) -> None:
         raise ValueError(f"{folder}: num_channels is {num_channels}; accepted: {', '.join(map(str, MODES))}")
     size, patch = config.get("image_size"), config.get("patch_size")
     sides = size if isinstance(size, list) else [size]
-    is_patched = family == "vit" and isinstance(patch, int) and patch > 0
-    if is_patched and any(isinstance(side, int) and side % patch for side in sides):
+    divisor = patch if family == "vit" and isinstance(patch, int) and patch > 0 else 1
+    if any(isinstance(side, int) and side % divisor for side in sides):
         raise ValueError(
             f"{folder}: image_size is {size}, which patch_size {patch} does not divide; accepted: a multiple of {patch}"
         )

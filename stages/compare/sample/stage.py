@@ -81,11 +81,8 @@ def sample(config: SampleConfig, inputs: SampleInputs, workdir: Path) -> Evaluat
     for, forwards and seconds an image; a picture of some. Each finished seed is kept for a run that is interrupted. Raises ValueError for
     data without a held-out part.
     """
-    content, num_channels, side = (
-        workdir / "content",
-        inputs.model.facts.num_image_channels,
-        inputs.model.facts.sample_size,
-    )
+    content, facts = workdir / "content", inputs.model.facts
+    num_channels, side = facts.num_image_channels, facts.sample_size
     train, real = (read_images(inputs.data, split, num_channels, side) for split in ("train", config.part))
     if len(real) < 20 or not len(train):
         raise ValueError(
@@ -95,8 +92,7 @@ def sample(config: SampleConfig, inputs: SampleInputs, workdir: Path) -> Evaluat
     num_steps = config.classifier.num_steps
     counter = bar("training the classifier", num_steps, "steps")
     classifier = trained_classifier(train.images, train.labels, num_classes, num_steps, counter.advance)
-    models = (inputs.model, *inputs.others)
-    drawing = routed([opened(model, config, num_classes, inputs.guidance) for model in models], config.routes)
+    drawing = _drawing(config, inputs, num_classes)
     seeds = [_seed(config, drawing, seed, workdir / f"seed-{seed}.pt") for seed in config.seeds]
     classified = Classified.of(classifier, real.images)
     measured = [_measures(config, classifier, classified, drawn) for drawn in seeds]
@@ -114,12 +110,13 @@ def sample(config: SampleConfig, inputs: SampleInputs, workdir: Path) -> Evaluat
     for name, value in headline.items():
         metric(name, value)
     _tell(evaluation, headline)
-    return EvaluationArtifact.at(
-        content,
-        EvaluationFacts(
-            format=inputs.model.kind, model_fingerprint=inputs.model.fingerprint, part=config.part, others=headline
-        ),
-    )
+    made_of = {"format": inputs.model.kind, "model_fingerprint": inputs.model.fingerprint, "part": config.part}
+    return EvaluationArtifact.at(content, EvaluationFacts(**made_of, others=headline))
+
+
+def _drawing(config: SampleConfig, inputs: SampleInputs, num_classes: int) -> Drawing:
+    models = (inputs.model, *inputs.others)
+    return routed([opened(model, config, num_classes, inputs.guidance) for model in models], config.routes)
 
 
 def _described(config: SampleConfig, inputs: SampleInputs) -> dict[str, Any]:

@@ -35,6 +35,10 @@ class OnnxFormat(StageConfig):
     """fused: attention, rotary embedding, recurrences and experts are onnxruntime's own nodes, and the cache is written in place.
     standard: ONNX' own operators alone, for OpenVINO and any other runtime; no recurrences, no experts, and `quantize` refuses it."""
 
+    takes_prefix: bool = False
+    """The graph has one more input, `prefix`: vectors that ids behind the vocabulary name, such as those of stage `condense`. Of fused
+    operators, without guidance; runtimes other than attar's own must be given it too."""
+
     exit: int = Field(default=0, ge=0)
     """Of an encoder: after how many blocks its vector is taken, such as an exit that it learned; 0: after all."""
 

@@ -21,6 +21,7 @@ from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.contract import Forecast
 from attar.stages.export.config import ExportConfig, ExportInputs
 from attar.stages.export.formats.onnx import OnnxFormat
+from attar.stages.export.onnx.behind import behind_vectors, prove_behind
 from attar.stages.export.onnx.guided import export_guided
 from attar.stages.export.proof.parity import prove_parity
 from attar.stages.export.proof.prompts import proof_prompts
@@ -33,13 +34,17 @@ def forecast_onnx(form: OnnxFormat, model: Facts) -> Forecast:
     num_bytes = 4.0 * float(model.get("num_parameters", 0))
     if form.operators == "standard":
         refuse_experts(model, "format.operators is 'standard'", "fused")
-    facts = {**exported(model), **_operators(form)}
+        if form.takes_prefix:
+            raise ValueError("format.takes_prefix is true, but format.operators is 'standard'; accepted: fused")
+    facts = {**exported(model), **_operators(form), **({"prefix_model": ""} if form.takes_prefix else {})}
     return Forecast(facts, peak_memory_bytes=2.5 * num_bytes, disk_bytes=stored_bytes(facts))
 
 
 def export_onnx(form: OnnxFormat, config: ExportConfig, inputs: ExportInputs, workdir: Path) -> OnnxArtifact:
     """Write the graph, float32, and have onnxruntime write what torch writes. Raises ValueError where they differ."""
     if inputs.guidance is not None:
+        if form.takes_prefix:
+            raise ValueError("format.takes_prefix is true, but the node has the input guidance; accepted: either")
         if form.operators == "standard":
             raise ValueError("format.operators is 'standard', which has no input for guidance_scale; accepted: fused")
         return export_guided(config, inputs, inputs.guidance, workdir)
@@ -49,16 +54,20 @@ def export_onnx(form: OnnxFormat, config: ExportConfig, inputs: ExportInputs, wo
     copy_companions(inputs.model.path, content, is_in_place=form.operators == "fused")
     give_back()  # the torch model: with the session's own weights it would be twice the memory
     answers = _listen(config, content, prompts, workdir / "said")
+    behind = behind_vectors(config, content, prompts, workdir / "said behind") if form.takes_prefix else None
     give_back()  # the session's, before the torch model comes again
+    model = TorchRunner(load_model(inputs.model.path, torch.float32))
     parity = prove_parity(
         config,
         answers,
-        TorchRunner(load_model(inputs.model.path, torch.float32)),
+        model,
         reading="onnxruntime runs the graph",
         refusal="the exported graph is not the model",
     )
-    (content / "parity.json").write_text(json.dumps(asdict(parity), indent=1))
+    proved = {} if behind is None else {"behind_vectors": asdict(prove_behind(config, behind, model))}
+    (content / "parity.json").write_text(json.dumps({**asdict(parity), **proved}, indent=1))
     facts = {**exported(inputs.model.facts), **_operators(form)}
+    facts |= {"prefix_model": inputs.model.fingerprint} if form.takes_prefix else {}
     return OnnxArtifact.at(content, facts, token_agreement=parity.token_agreement)
 
 
@@ -80,7 +89,7 @@ def _write(form: OnnxFormat, inputs: ExportInputs, content: Path) -> None:
 
     model = load_model(inputs.model.path, torch.float32)
     steps = bar("tracing the graph", 1, "steps")
-    graph = export_graph(model, form.opset, form.operators)
+    graph = export_graph(model, form.opset, form.operators, takes_prefix=form.takes_prefix)
     steps.advance()
     write_graph(graph, content)
 

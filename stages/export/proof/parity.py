@@ -11,13 +11,22 @@ from attar.stages.runtime.progress import bar, metric, note
 
 
 def prove_parity(
-    config: ExportConfig, answers: Sequence[DecodedPrompt], reference: CausalRunner, *, reading: str, refusal: str
+    config: ExportConfig,
+    answers: Sequence[DecodedPrompt],
+    reference: CausalRunner,
+    *,
+    reading: str,
+    refusal: str,
+    suffix: str = "",
 ) -> Parity:
-    """Compare what a runtime said with torch. `reading` begins the note, `refusal` the error. Raises ValueError where they differ."""
+    """Compare what a runtime said with torch. `reading` begins the note, `refusal` the error, `suffix` ends the metrics.
+
+    Raises ValueError where they differ.
+    """
     counter = bar("comparing with torch", len(answers), "prompts")
     parity = measure_parity(answers, reference, on_prompt=counter.advance)
     for name in ("max_logit_difference", "mean_logit_difference", "token_agreement"):
-        metric(name, getattr(parity, name))
+        metric(name + suffix, getattr(parity, name))
     summary = f"max logit difference {parity.max_logit_difference:.2g}, greedy agreement {parity.token_agreement:.1%}"
     note(f"{reading}: {summary} over {parity.num_prompts} prompts")
     is_near = parity.max_logit_difference <= config.max_logit_difference

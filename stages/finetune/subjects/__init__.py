@@ -1,1 +1,1 @@
-"""How models of other subjects than causal text are trained: what is refused, how a training is put together."""
+"""How models of other subjects are trained, and vectors before a prompt: what is refused, how it is put together."""

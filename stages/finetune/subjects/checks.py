@@ -9,7 +9,16 @@ from attar.compressors.distill.heads.views import ANSWERS
 from attar.compressors.distill.losses.denoising.views import PREDICTIONS
 from attar.compressors.distill.losses.objective import Objective
 from attar.registry.artifacts.facts import Facts, several
-from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES, TAGGER, Subject, subject_of
+from attar.registry.artifacts.subjects import (
+    CAUSAL,
+    CLASSIFIER,
+    DENOISER,
+    ENCODER,
+    IMAGES,
+    TAGGER,
+    Subject,
+    subject_of,
+)
 from attar.stages.artifacts.classifier.class_form import shortened
 from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.finetune.config import FinetuneConfig
@@ -36,6 +45,11 @@ OWN_VIEWS: dict[str, tuple[Subject, str]] = {
 def check_subject(config: FinetuneConfig, model: Facts, data: Sequence[Facts], teacher: Sequence[Facts]) -> None:
     """Raise ValueError for what a model of this subject does not learn by, or from."""
     subject, objectives = subject_of(model), config.reduction.objectives
+    if config.adapt.stands_before and subject is not CAUSAL:
+        raise ValueError(
+            f"adapt.kind is {config.adapt.kind!r}, vectors before the prompt of a causal language model, and the model is {subject.words}; "
+            "accepted: full"
+        )
     _refuse_views_of_others(objectives, subject)
     if (check := CHECKS.get(subject)) is not None:
         check(config, has_teacher=bool(teacher) or reads_grades(config, model))

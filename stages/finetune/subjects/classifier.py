@@ -36,7 +36,7 @@ from attar.stages.finetune.subjects.encoder import (
     sentence_parts,
 )
 from attar.stages.finetune.subjects.examples import assembled
-from attar.stages.finetune.subjects.labelled_texts import examples_of_rows, reads_labels, refuse_single_class
+from attar.stages.finetune.subjects.labelled_texts import examples_of_rows, reads_labels, refuse_unlabelled
 from attar.stages.finetune.subjects.limits import refuse_language_settings, refuse_no_teacher
 from attar.stages.finetune.subjects.pools import Pooled, same_class
 from attar.stages.finetune.training_run import TrainingRun
@@ -92,7 +92,7 @@ def build_classifier_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Pa
     """Return the training before its first step: student, teacher and texts in place."""
     model: Any = inputs.model
     rows = SentenceRows.read(inputs.data, sentence_parts(examples_of_rows(model, plan)))
-    refuse_single_class(rows.train, plan, model)
+    refuse_unlabelled(rows.train, plan, model)
     classifier = load_classifier(inputs.model.path, plan.dtype, plan.device)
     plan.adaptation.method(classifier.model, plan.adaptation.first_block)
     for part in head_parts(classifier.model):  # it may be fresh: frozen, the blocks would have to learn around it

@@ -45,7 +45,6 @@ def check_encoder_training(config: FinetuneConfig, *, has_teacher: bool) -> None
             f"objectives.{other} reads single texts, and the other objectives pairs; accepted: pair_distance and pair_contrast alone, or "
             "neither"
         )
-    refuse_language_settings(config, ENCODER)
     if not any(paired.values()):
         refuse_no_teacher(config, ENCODER, has_teacher=has_teacher)
     for name, objective in config.reduction.objectives.items():
@@ -54,6 +53,7 @@ def check_encoder_training(config: FinetuneConfig, *, has_teacher: bool) -> None
                 f"objectives.{name} reads {objective.requires.views} of a causal language model, and the model is an encoder; "
                 "accepted: similarity_rows, embedding_distance, token_distance, pair_distance, pair_contrast"
             )
+    refuse_language_settings(config, ENCODER)
 
 
 def refuse_vectors(objectives: Mapping[str, Objective]) -> None:

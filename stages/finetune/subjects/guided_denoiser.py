@@ -79,7 +79,9 @@ def write_guidance(run: TrainingRun, adaptation: Adaptation, base: Any, content:
     share = _error_share(run)
     if share is not None:
         metric("guidance_error_ratio", share)
-        note(f"one pass is {share:.3f} of the way from two passes that the conditional pass alone is, in squares")
+        note(
+            f"one pass leaves {share:.3f} of the squared error to two passes that the conditional pass makes, held out"
+        )
     method = cast(ScaleAdapters, adaptation.method)
     facts = save_guidance(content, run.student.guidance, method, {base.fingerprint: share})
     return {**facts, **({} if share is None else {"guidance_error_ratio": share})}

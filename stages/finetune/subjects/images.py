@@ -153,7 +153,9 @@ def _heads(
     if all(objective.requires.views != ANSWERS for objective in objectives.values()):
         return {}
     check_image_views(objectives, {"num_channels": reader.num_channels, "image_size": reader.size})
-    return heads_of(objectives, shape_of(classifier.model, reader.size))
+    shape = shape_of(classifier.model, reader.size)
+    class_counts = tuple(counts[label] for label in range(shape.num_classes))
+    return heads_of(objectives, replace(shape, class_counts=class_counts))
 
 
 def trained_classifier(folder: Path, device: torch.device) -> ImageClassifier:

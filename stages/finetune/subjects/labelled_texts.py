@@ -39,20 +39,20 @@ def examples_of_rows(model: Any, plan: TrainingPlan) -> ExamplesOf:
     return texts
 
 
-def refuse_single_class(train: Collection[Sentence], plan: TrainingPlan, model: Any) -> None:
-    """Raise ValueError where labels are read and no row has one, or all the same. Such a training learns to say one whatever it reads."""
+def refuse_unlabelled(train: Collection[Sentence], plan: TrainingPlan, model: Any) -> None:
+    """Raise ValueError where an objective reads labels that no row has, or of a single class. Such a training learns to say that one alone."""
     if not _is_labelled(plan):
         return
-    what, column = ("spans", "spans or columns.tags") if model.facts.reads_words else ("a class", "answer")
     present = {label for sentence in train for label in sentence.labels} - {UNLABELLED}
     if not present:
+        what, column = ("spans", "spans or columns.tags") if model.facts.reads_words else ("a class", "answer")
         raise ValueError(
             f"an objective reads labels, but no training row has {what}; set columns.{column} in ingest_data"
         )
     if len(present) < 2:
-        unit = "word of a training row" if model.facts.reads_words else "training row with a class"
+        what = "word" if model.facts.reads_words else "training row"
         raise ValueError(
-            f"an objective reads labels, but every {unit} is of {model.facts.labels[present.pop()]!r}; accepted: two classes or more"
+            f"an objective reads labels, but every {what} with a class is of {model.facts.labels[present.pop()]!r}; accepted: two classes or more"
         )
 
 

@@ -35,11 +35,11 @@ def logits(graph: ir.Model, folder: Path) -> torch.Tensor:
 def counted_traces(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Watch how many blocks each trace has."""
     seen: list[int] = []
-    trace = exporting._trace
+    trace = exporting._Tracer.trace
     monkeypatch.setattr(
-        exporting,
-        "_trace",
-        lambda model, *how: (seen.append(len(decoder_blocks(model))), trace(model, *how))[1],
+        exporting._Tracer,
+        "trace",
+        lambda tracer, parts: (seen.append(len(decoder_blocks(tracer.model))), trace(tracer, parts))[1],
     )
     return seen
 

@@ -17,7 +17,7 @@ REFUSED = [
         {"objectives": {"x": {"divergense": "reverse_kl"}}},
         "objective 'x' has no field 'divergense'. Did you mean 'divergence'?",
     ),
-    ({"objectives": {"x": {}}}, "objective 'x': divergence is missing. Known: alpha, anchored_listwise"),
+    ({"objectives": {"x": {}}}, "objective 'x': divergence is missing. Known: adversarial, alpha"),
     (
         {"objectives": {"x": {"divergence": {"jensen_shannon": {"bta": 0.5}}}}},
         "divergence 'jensen_shannon': method 'jensen_shannon' has no parameter 'bta'",
@@ -63,7 +63,7 @@ REFUSED = [
     ),
     (
         {"teacher": "bass", "objectives": {"forward_kl": 1.0}},
-        "config.teacher.kind = 'bass': unknown. Known: auto, input, random, recorded, self",
+        "config.teacher.kind = 'bass': unknown. Known: auto, input, pool, random, recorded, self",
     ),
     (
         {"teacher_context": "sibling", "teacher": "live", "objectives": {"forward_kl": 1.0}},

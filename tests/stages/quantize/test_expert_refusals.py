@@ -8,7 +8,8 @@ import torch
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.model.folder import load_model
 from attar.stages.contract import NoInputs
-from attar.stages.finetune.adapt_config import LowRank, check_adapt
+from attar.stages.finetune.adapt_config import LowRank
+from attar.stages.finetune.distillation_config import check_adapt
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
 from attar.stages.quantize.bits_and_bytes import QuantizeTorchConfig, quantize_torch
 

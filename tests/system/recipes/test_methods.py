@@ -186,6 +186,23 @@ SMOKES = {
             **encoder_quick("student", num_epochs=6),
         },
     ),
+    "mend": Smoke(
+        # the second stage's answers are beyond vectors before a model that knows another task: the KL alone
+        {"forward_kl": 1.0},
+        until="condensed_scores",
+        changes={
+            **{f"{node}.config.max_rows": 8 for node in ("reading", "residence", "copying")},
+            **{f"{node}.config.heldout_fraction": 0.25 for node in ("reading", "residence", "copying")},
+            **quick("pretrained", max_steps=2, tokens_per_step=512),
+            **quick(num_epochs=6, tokens_per_step=512, learning_rate=0.003),
+            "student.config.objectives": {"forward_kl": 1.0},
+            **{f"{node}.config.adapt.num_blocks": 2 for node in ("pretrained", "student")},
+            **{f"{node}.config.teacher.context.num_shown": 1 for node in ("pretrained", "student")},
+            "condensed.config.num_shown": 1,
+            "condensed_scores.config.max_rows": 2,
+            "condensed_scores.config.max_new_tokens": 4,
+        },
+    ),
     "hierarchical-self-distillation": Smoke(
         {f"pair_contrast_exit_{depth}": depth / 3 for depth in (1, 2, 3)}, share=0.95, changes=EXITS, until="scores"
     ),

@@ -107,6 +107,7 @@ def test_an_exit_is_exported_alone_or_in_a_graph_that_may_end_there(
         quantize.execute(small, QuantizeInputs(model=graph, data=code), store)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["distilbert"])
 def test_the_config_beside_an_exit_s_graph_says_its_blocks(store: Store, family: str, code: DatasetArtifact) -> None:
     from transformers import AutoConfig

@@ -19,8 +19,6 @@ from attar.stages.artifacts.encoder.texts import TextReader, prompted
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
 from attar.stages.evaluate.paired_evaluations import evaluation_of
 from attar.stages.evaluate.stage import evaluate
-from attar.stages.export.config import ExportConfig, ExportInputs
-from attar.stages.export.stage import export
 from tests.stages.artifacts.encoder.conftest import CODE, encoder_of
 from tests.stages.artifacts.encoder.test_encoder_stages import cut
 
@@ -54,11 +52,9 @@ def _heldout(code: DatasetArtifact) -> list[int]:
     return [questions.index(row["question"]) for row in lines if row.get("split") == "heldout"]
 
 
-def test_prompts_go_with_the_encoder(store: Store, code: DatasetArtifact, tmp_path: Path) -> None:
+def test_prompts_go_with_the_encoder(store: Store, tmp_path: Path) -> None:
     own = encoder_of(store, SOURCE, max_tokens=128, **PROMPTS)
-    graph = export.execute(ExportConfig(num_prompts=4), ExportInputs(model=own, data=code), store).artifact
-    for artifact in (cut(store, own, blocks=[1]), graph):
-        assert read_form(artifact.path).prompts == ("find: ", "code: ")  # type: ignore[union-attr]
+    assert read_form(cut(store, own, blocks=[1]).path).prompts == ("find: ", "code: ")  # type: ignore[union-attr]
     folder = tmp_path / "folder"
     shutil.copytree(own.path, folder, ignore=shutil.ignore_patterns("records"))
     settings = json.loads((folder / SETTINGS).read_text())

@@ -216,7 +216,7 @@ def test_an_evaluation_tells_accuracy_by_class_calibration_and_times(
         ),
         ({"objectives": {"forward_kl": 1.0}}, "the node has no input `teacher`"),
         ({"schedule": {"num_epochs": 1}}, "schedule.tokens_per_step is 2048 by default"),
-        ({"heldout": {"stop_on": "quality"}}, "stop_on is 'quality', which asks questions"),
+        ({"heldout": {"stop_on": "quality"}}, "stop_on is 'quality', which checks written answers"),
         ({"compute": {"precision": "bfloat16"}}, "compute.precision is 'bfloat16'"),
         ({"rollout": {"kind": "student"}, "objectives": {"forward_kl": 1.0}}, "teacher|rollout"),
     ],

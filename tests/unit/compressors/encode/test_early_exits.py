@@ -138,7 +138,8 @@ def test_a_pair_is_told_from_the_others_of_its_batch() -> None:
     )
 
 
-@pytest.mark.parametrize("family", ["bert", pytest.param("mpnet", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["bert", "mpnet"])
 def test_a_graph_ends_where_two_exits_agree(tmp_path: Path, family: str) -> None:
     pytest.importorskip("onnxruntime")
     from attar.compressors.encode.early_graph import export_early

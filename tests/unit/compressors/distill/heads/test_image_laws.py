@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -176,6 +177,18 @@ def test_a_larger_lambda_turns_the_raw_logits_to_rare_classes(seed: int) -> None
     assert rare[0] == pytest.approx(3 / 123, abs=0.01), "lambda 0 leaves the classes as frequent as they are"
     assert rare[1] == pytest.approx(1 / 3, abs=0.03), "lambda 1 makes all as likely"
     assert rare[2] > 0.9 and raw[2].argmax() == 2
+
+
+def test_experts_begin_where_their_adjustments_are_one() -> None:
+    objective = DiverseExperts(lambdas=(-0.5, 1.0, 2.5))
+    experts = objective.heads(replace(SHAPE, class_counts=COUNTS))["experts"]
+    with torch.no_grad():
+        experts.weight.zero_()
+        raw = experts(Answer(torch.zeros(1, CLASSES), torch.ones(1, WIDTH)))
+    prior = torch.tensor(COUNTS).float().log()
+    adjusted = raw + torch.tensor(objective.lambdas)[:, None, None] * prior
+    assert torch.allclose(adjusted, prior.expand(3, 1, CLASSES), atol=1e-5), "the mean lambda is 1"
+    assert torch.allclose(raw.mean(dim=0), torch.zeros(1, CLASSES), atol=1e-5)
 
 
 def test_experts_adjust_by_their_own_lambda_and_the_training_counts() -> None:
