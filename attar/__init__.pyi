@@ -391,6 +391,26 @@ class Stages:
     ) -> DatasetArtifact:
         """Give each pair the mean of what the models say of it, in [0, 1]. Held-out pairs keep their own grade."""
 
+    def label_spans(
+        self,
+        *,
+        model: ModelArtifact | OnnxArtifact | TaggerArtifact | TaggerGraphArtifact | Source,
+        data: DatasetArtifact | Source,
+        examples: DatasetArtifact | Source | None = None,
+        kinds: Sequence[str] = ...,
+        num_examples: int = 4,
+        wrong_spans: Literal["drop_span", "drop_row"] = "drop_span",
+        max_new_tokens: int = 256,
+        batch_size: int = 16,
+        server: Mapping[str, Any] | None = None,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        seed: int = 0,
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> DatasetArtifact:
+        """Give each text the spans that the teacher tells, as far as they are verbatim in it. Held-out texts keep their own."""
+
     def judge(
         self,
         *,

@@ -31,6 +31,7 @@ from attar.stages.label.pair_labels import label_pairs
 from attar.stages.label.record import record
 from attar.stages.label.revise import revise
 from attar.stages.label.select_images import select_images
+from attar.stages.label.span_labels import label_spans
 from attar.stages.merge.adapters import merge_adapters
 from attar.stages.merge.rejoin import rejoin
 from attar.stages.merge.stage import merge
@@ -66,6 +67,7 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
         select_images,
         grade,
         label_pairs,
+        label_spans,
         judge,
         align,
         compose_tasks,

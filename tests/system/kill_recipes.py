@@ -164,4 +164,13 @@ def subject_nodes() -> dict[str, Any]:
             "config": {"source": "jsonl:shipped/sentences.jsonl", "columns": sentences, "heldout_fraction": 0.3},
         },
         "labelled": {"stage": "label_pairs", "inputs": {"models": ["encoder"], "data": "sentences"}},
+        "tagger": {
+            "stage": "ingest_model",
+            "config": {"source": "random:bert?num_blocks=2", "model": {"kind": "tagger", "labels": ["Part", "Fault"]}},
+        },
+        "reports": {
+            "stage": "ingest_data",
+            "config": {"source": "jsonl:shipped/repairs.jsonl", "columns": {"question": "text", "spans": "spans"}},
+        },
+        "spanned": {"stage": "label_spans", "inputs": {"model": "tagger", "data": "reports"}},
     }

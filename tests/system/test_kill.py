@@ -68,12 +68,13 @@ RARE_KILLS = (
     ("behaviour", "check_behaviour"),
     ("rejoined", "rejoin"),
 )
-# And for those that take images, denoisers or pairs of sentences.
+# And for those that take images, denoisers, pairs of sentences or spans.
 SUBJECT_KILLS = (
     ("digits", "ingest_images"),
     ("selected", "select_images"),
     ("drawn", "sample"),
     ("labelled", "label_pairs"),
+    ("spanned", "label_spans"),
 )
 # A plan over every axis: its measurement, and the solve with its cuts and repairs.
 PLAN_KILLS = (("candidates", "scan"), ("planned", "prune"))
