@@ -15,6 +15,11 @@ class Subject:
     words: str
     form: tuple[str, ...] = ()
 
+    @property
+    def model_type(self) -> str:
+        """What MLflow calls such models."""
+        return "causal-lm" if self is CAUSAL else self.name.replace("_", "-")
+
 
 CAUSAL = Subject("causal", "a causal language model")
 ENCODER = Subject("encoder", "an encoder", form=("pooling", "is_normalized", "max_tokens"))

@@ -16,6 +16,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from attar.registry.artifacts.environment import attar_home, tracking_uri
+from attar.registry.artifacts.subjects import CAUSAL
 from attar.registry.release.alias_lock import NOT_THERE, moving_aliases, while_busy
 from attar.registry.release.attestation import ATTESTATION_TAG
 from attar.registry.release.checksums import write_checksums
@@ -59,6 +60,7 @@ def register_model(
     is_champion: bool,
     figures: Mapping[str, str] | None = None,
     sign: Callable[[str], str] = lambda checksums: "",
+    model_type: str = CAUSAL.model_type,
 ) -> Registration:
     """Store what `write(folder)` writes as a LoggedModel, register it as a new version of `name` and set its aliases.
 
@@ -70,7 +72,9 @@ def register_model(
     with reachable(tracking_uri(attar_home())):
         # asked again as a whole: it finds by its key what it has begun
         return while_busy(
-            lambda: _register(name, key, write, metrics, params, tags, figures or {}, scratch, is_champion, sign)
+            lambda: _register(
+                name, key, write, metrics, params, tags, figures or {}, scratch, is_champion, sign, model_type
+            )
         )
 
 
@@ -85,12 +89,13 @@ def _register(
     scratch: Path,
     is_champion: bool,
     sign: Callable[[str], str],
+    model_type: str,
 ) -> Registration:
     client = open_client(attar_home())
     version = _version_of_key(client, name, key)
     if version is None:
         known = {**tags, **figures}
-        model_id, checksums = _log_model(client, name, write, metrics, params, known, scratch)
+        model_id, checksums = _log_model(client, name, write, metrics, params, known, scratch, model_type)
         statement = sign(checksums)
         signed = {ATTESTATION_TAG: statement} if statement else {}
         shown = {**tags, **signed, CHECKSUMS_TAG: checksums, KEY_TAG: key}
@@ -136,12 +141,13 @@ def _log_model(
     params: Mapping[str, str],
     tags: Mapping[str, str],
     scratch: Path,
+    model_type: str,
 ) -> tuple[str, str]:
     """Return the LoggedModel's id and the sha256 of the list of its files' checksums."""
     experiment = experiment_id(client, attar_home())
     run_id = os.environ.get("ATTAR_MLFLOW_RUN_ID")
     model = client.create_logged_model(
-        experiment, name=name, source_run_id=run_id, params=dict(params), tags=dict(tags), model_type="causal-lm"
+        experiment, name=name, source_run_id=run_id, params=dict(params), tags=dict(tags), model_type=model_type
     )
     try:
         location = urlsplit(model.artifact_location)

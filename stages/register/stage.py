@@ -102,6 +102,7 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
         scratch=workdir,
         is_champion=is_champion,
         sign=lambda checksums: statement_of(release, checksums),
+        model_type=inputs.model.subject.model_type,
     )
     steps.advance()
     write_figures(workdir / "content", figure_rows(numbers))

@@ -133,6 +133,7 @@ def test_mlflow_has_a_parent_run_with_a_child_a_node(
     version = client.get_model_version_by_alias("tiny", "champion")
     model = client.get_logged_model(version.source.removeprefix("models:/"))
     assert {metric.key for metric in model.metrics} >= {"model/accuracy", "onnx/perplexity"}
+    assert model.model_type == "causal-lm"
 
 
 def test_data_cards_lie_in_the_runs_of_their_nodes(

@@ -11,6 +11,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from attar.registry.artifacts.handles import ImageClassifierArtifact, ImageDatasetArtifact, ImageGraphArtifact
 from attar.registry.artifacts.store import Store
 from attar.registry.release.pull import download_model
+from attar.registry.tracking.mlflow_home import open_client
 from attar.stages.artifacts.images.folder import load_classifier
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
 from attar.stages.evaluate.stage import evaluate
@@ -46,6 +47,9 @@ def test_a_version_holds_what_transformers_and_onnxruntime_read(
     assert AutoImageProcessor.from_pretrained(folder / "model", backend="pil").size == {"height": 16, "width": 16}
     assert (folder / "onnx" / "model.onnx").exists() and "image-classification" in (folder / "README.md").read_text()
     assert classifier_of(store, "models:/quarters@champion").facts.image_size == (16, 16)
+    client = open_client(store.root)
+    source = client.get_model_version_by_alias("quarters", "champion").source
+    assert client.get_logged_model(str(source).removeprefix("models:/")).model_type == "image-classifier"
 
 
 @pytest.mark.parametrize("name", ["max_perplexity_ratio", "min_spearman_retention"])
