@@ -170,7 +170,8 @@ def _inputs(
                 mistakes.add(f"{at} = {shown(written)}: accepted: the name of a node, or a list of names")
             elif name not in specs:
                 mistakes.add(f"{at} = {shown(name)}: no such node.{did_you_mean(name, map(str, specs))}")
-        inputs[slot_name] = tuple(name for name in names if name is not None)
+        if known := tuple(name for name in names if name is not None):  # an empty list is no input
+            inputs[slot_name] = known
     return inputs
 
 

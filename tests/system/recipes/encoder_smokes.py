@@ -40,3 +40,17 @@ POOL: dict[str, Any] = {
     **encoder_quick("lesson", num_epochs=4),
     **encoder_quick("student", num_epochs=6),
 }
+# a tagger that was never taught stands for the language model, which no tiny one could: what it says of words can be learned
+SPANS: dict[str, Any] = {
+    "teacher.config": {
+        "source": SMALL_ENCODER,
+        "sha256": "",
+        "model": {"kind": "tagger", "labels": ["Fault", "Part", "Product"], "max_tokens": 128},
+    },
+    "labelled.config": {},
+    "labelled.inputs.examples": [],
+    "reports.config.max_rows": 60,
+    "fresh.config.source": "random:bert?num_blocks=2&hidden_size=32&seed=1",
+    "pruned.config.blocks": [1],
+    **encoder_quick("student", num_epochs=6),
+}

@@ -135,7 +135,7 @@ def test_what_a_tagger_has_not_is_refused_before_any_work(
         (
             {"objectives": {"forward_kl": 1.0}},
             {},
-            "that of a tagger is not recorded; accepted: that input, or kind self",
+            "what a tagger learns from is not recorded; accepted: that input, or kind self",
         ),
         (
             {
@@ -143,7 +143,7 @@ def test_what_a_tagger_has_not_is_refused_before_any_work(
                 "teacher": {"kind": "input", "run_once": True, "split": {"by": "directions"}},
             },
             {"teacher": (facts,)},
-            "teacher.split splits the classes of texts",
+            "teacher.split splits classes of texts",
         ),
         (
             {"objectives": {"forward_kl": 1.0}, "teacher": {"kind": "input"}},

@@ -148,6 +148,15 @@ def test_overrides_reach_nested_fields_and_name_unknown_nodes() -> None:
         load_recipe("tiny", ["prunde.config.metric=x"])
 
 
+def test_an_empty_list_is_no_input(tmp_path: Path) -> None:
+    """An input that a recipe may leave out can be taken away by --set; one that it must have is missed by name."""
+    recipe = load_recipe("methods/ade", ["labelled.inputs.examples=[]", "labelled.config.kinds=[Fault]"])
+    assert "examples" not in recipe.nodes["labelled"].inputs
+    make_plan(recipe, Store(tmp_path))
+    with pytest.raises(RecipeError, match=r"node 'pruned', inputs\.model: missing"):
+        load_recipe("tiny", ["pruned.inputs.model=[]"])
+
+
 def test_until_and_from_pick_their_part_of_the_graph() -> None:
     recipe = load_recipe("tiny")
     assert set(recipe.until("pruned").nodes) == {"original", "questions", "block_scan", "pruned"}
