@@ -108,7 +108,11 @@ def test_a_graph_takes_what_it_shares_with_its_model() -> None:
 
 
 # Folders in a runtime's own form, of which the same is known.
-SHARED_FACTS = dict.fromkeys(("openvino", "ctranslate2"), "RuntimeFormFacts")
+SHARED_FACTS = {
+    **dict.fromkeys(("openvino", "ctranslate2"), "RuntimeFormFacts"),
+    "tagger": "ClassifierFacts",
+    "tagger_onnx": "ClassifierGraphFacts",
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
