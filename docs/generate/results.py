@@ -39,7 +39,9 @@ COMMENT = re.compile(r"<!-- results: ([^:>]+): ([^:>]+): ([^:>]+): ([^>]+?) -->"
 
 def read_results() -> dict[str, dict[str, Any]]:
     """Return the results that have tables, by name."""
-    by_name = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+    by_name = {
+        path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.rglob("*.json"), key=lambda path: path.stem)
+    }
     return {name: result for name, result in by_name.items() if result.get("tables")}
 
 

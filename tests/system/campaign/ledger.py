@@ -12,7 +12,7 @@ from typing import Any
 from attar.registry.artifacts.environment import describe_environment
 from tests.system.campaign.crew import Tally
 
-RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
+RESULTS = Path(__file__).parents[3] / "benchmarks" / "results" / "campaign"
 NUM_FAULTS_WRITTEN = 20
 COMMAND = "python -m pytest -m slow tests/system/campaign"
 COUNTS = ("accepted", "refused")
