@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from attar.compressors.measure.cost import decode_flops
 from attar.compressors.measure.ranking import cosines, ranked
 from attar.registry.artifacts.facts import Facts, several
 from attar.registry.artifacts.handles import EvaluationArtifact
-from attar.registry.artifacts.kinds.kind_facts import EvaluationFacts
 from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, TAGGER, subject_of
 from attar.stages.artifacts.dataset.measured_data import unique_names
 from attar.stages.artifacts.encoder.folder import form_of
@@ -28,10 +26,10 @@ from attar.stages.evaluate.config import CAUSAL_FIELDS, EvaluateConfig, Evaluate
 from attar.stages.evaluate.rankings import encoder_headline
 from attar.stages.evaluate.retrieval import Task, read_corpus, read_task, timed_texts
 from attar.stages.evaluate.timing import embedding_times
+from attar.stages.evaluate.written import base_evaluation, write_evaluation
 from attar.stages.runtime.device import pick_device, pick_dtype
-from attar.stages.runtime.progress import bar, metric, note
+from attar.stages.runtime.progress import bar, note
 
-RESULT = "evaluation.json"
 # What models that read whole texts are asked.
 QUESTIONS_OF = {
     ENCODER: "pairs with a similarity, or questions with their texts",
@@ -87,18 +85,7 @@ def evaluate_encoder(config: EvaluateConfig, inputs: EvaluateInputs, content: Pa
     every = ExitVectors(runner, exits) if exits else runner  # type: ignore[arg-type] - of no graph
     vectors = _Vectors(every, reader, config.batch_size * 128, form_of(inputs.model).prompts)  # type: ignore[arg-type] - an encoder
     made = {name: vectors.of(task, f"encoding {name}").chunk(len(exits) or 1, dim=-1) for name, task in tasks.items()}
-    evaluation: dict[str, Any] = {
-        "format": inputs.model.kind,
-        "num_blocks": inputs.model.facts.num_blocks,
-        "model_fingerprint": inputs.model.fingerprint,
-        "part": config.part,
-        **sizes_measured(inputs.model),
-        # what an evaluation of a causal model has: nothing of it is measured here
-        "tasks": {},
-        "right": {},
-        "perplexity": None,
-        "text_pieces": [],
-        "samples": [],
+    evaluation = base_evaluation(inputs.model, config.part, sizes_measured(inputs.model)) | {
         **_measured(tasks, made),
         # of an encoder that learned at several depths: each exit but the last, which is the encoder
         "exits": {depth: _measured(tasks, made, number) for number, depth in enumerate(exits[:-1])},
@@ -107,14 +94,7 @@ def evaluate_encoder(config: EvaluateConfig, inputs: EvaluateInputs, content: Pa
     texts = reader(timed_texts(list(tasks.values())))
     beside = opened(inputs.beside, config.provider, dtype, device) if inputs.beside is not None else None
     evaluation["latency"] = row_times(inputs, runner, beside, texts)
-    (content / RESULT).write_text(json.dumps(evaluation, indent=1, ensure_ascii=False))
-    headline = encoder_headline(evaluation)
-    for name, value in headline.items():
-        metric(name, value)
-    facts = EvaluationFacts(
-        format=inputs.model.kind, model_fingerprint=inputs.model.fingerprint, part=config.part, others=headline
-    )
-    return EvaluationArtifact.at(content, facts)
+    return write_evaluation(evaluation, encoder_headline(evaluation), content)
 
 
 def _exits(model: Any) -> tuple[int, ...]:

@@ -18,11 +18,12 @@ from attar.stages.evaluate.headline import TIMES, bits_per_byte
 from attar.stages.evaluate.images.drawn import drawn_ratios
 from attar.stages.evaluate.question_pairs import paired_right
 from attar.stages.evaluate.rankings import EMBED_TIMES, IMAGE_TIMES, encoder_ratios
+from attar.stages.evaluate.written import RESULT
 
 
 def evaluation_of(artifact: Artifact) -> dict[str, Any]:
     """Return the content of an evaluation."""
-    return json.loads((artifact.path / "evaluation.json").read_text())
+    return json.loads((artifact.path / RESULT).read_text())
 
 
 def paired_ratios(candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[str, Ratio]:

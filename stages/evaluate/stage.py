@@ -16,7 +16,6 @@ from attar.compressors.models.runner import CausalRunner, PrefixableRunner, Torc
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.fingerprint import digest, folder_digests
 from attar.registry.artifacts.handles import EvaluationArtifact
-from attar.registry.artifacts.kinds.kind_facts import EvaluationFacts
 from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, IMAGES, TAGGER, subject_of
 from attar.stages.artifacts.dataset.measured_data import in_turn, names_ahead, plain_text, question_rows, unique_names
 from attar.stages.artifacts.dataset.partition import shared_rows_note
@@ -43,10 +42,10 @@ from attar.stages.evaluate.paired_evaluations import evaluation_of
 from attar.stages.evaluate.question_pairs import question_ids
 from attar.stages.evaluate.speculation import check_draft, speculation
 from attar.stages.evaluate.timing import timed
+from attar.stages.evaluate.written import write_evaluation
 from attar.stages.runtime.device import pick_device, pick_dtype
-from attar.stages.runtime.progress import bar, metric, note
+from attar.stages.runtime.progress import bar, note
 
-RESULT = "evaluation.json"
 # How models of another subject than causal text are forecast and measured.
 TEXTS = dict.fromkeys((ENCODER, CLASSIFIER, TAGGER), encoder_evaluation_forecast)
 FORECASTS = {**TEXTS, IMAGES: image_evaluation_forecast}
@@ -138,20 +137,7 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
         evaluation["prefix"] = prefix_figures(behind, inputs.prefix, in_turn(rows), tokenizer)
     if inputs.original is not None and runner.torch_model is not None:  # the forecast refuses a graph that is to draft
         evaluation["speculation"] = speculation(config, runner.torch_model, inputs.original, in_turn(rows))
-    return _written(config, inputs, evaluation, workdir / "content")
-
-
-def _written(
-    config: EvaluateConfig, inputs: EvaluateInputs, evaluation: Mapping[str, Any], content: Path
-) -> EvaluationArtifact:
-    (content / RESULT).write_text(json.dumps(evaluation, indent=1, ensure_ascii=False))
-    headline = headline_metrics(evaluation)
-    for name, value in headline.items():
-        metric(name, value)
-    facts = EvaluationFacts(
-        format=inputs.model.kind, model_fingerprint=inputs.model.fingerprint, part=config.part, others=headline
-    )
-    return EvaluationArtifact.at(content, facts)
+    return write_evaluation(evaluation, headline_metrics(evaluation), workdir / "content")
 
 
 def _rows(config: EvaluateConfig, inputs: EvaluateInputs) -> dict[str, list[Row]]:

@@ -16,18 +16,14 @@ from attar.stages.artifacts.dataset.measured_data import question_rows, unique_n
 from attar.stages.artifacts.dataset.rows import Split
 from attar.stages.artifacts.encoder.texts import TextReader
 from attar.stages.artifacts.text_models import opened
-from attar.stages.evaluate.classes.measured import (
-    NUM_TIMED_TEXTS,
-    base_evaluation,
-    measure_classes,
-    write_evaluation,
-)
+from attar.stages.evaluate.classes.measured import NUM_TIMED_TEXTS, measure_classes
 from attar.stages.evaluate.classes.scores import CLASSES
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
-from attar.stages.evaluate.encoder import row_times
+from attar.stages.evaluate.encoder import row_times, sizes_measured
 from attar.stages.evaluate.question_pairs import question_ids
 from attar.stages.evaluate.rankings import encoder_headline
 from attar.stages.evaluate.retrieval import read_task
+from attar.stages.evaluate.written import base_evaluation, write_evaluation
 from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.progress import bar
 
@@ -70,7 +66,7 @@ def evaluate_pair_scorer(config: EvaluateConfig, inputs: EvaluateInputs, content
     dtype = pick_dtype(config.precision, device)
     runner, reader = opened(model, config.provider, dtype, device), TextReader.of(model)
     pairs = {name: list(zip(*task.texts, strict=True)) for name, task in tasks.items()}
-    evaluation = base_evaluation(config, inputs) | {
+    evaluation = base_evaluation(model, config.part, sizes_measured(model)) | {
         # the logit of each pair, in the column where an encoder has the cosine
         "pairs": {
             name: {

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from attar.registry.artifacts.handles import EvaluationArtifact
-from attar.registry.artifacts.kinds.kind_facts import EvaluationFacts
 from attar.stages.artifacts.encoder.texts import TextReader
 from attar.stages.artifacts.text_models import opened
 from attar.stages.evaluate.classes.scores import Scores, class_headline, columns_of
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
-from attar.stages.evaluate.encoder import RESULT, row_times, sizes_measured
+from attar.stages.evaluate.encoder import row_times, sizes_measured
+from attar.stages.evaluate.written import base_evaluation, write_evaluation
 from attar.stages.runtime.device import pick_device, pick_dtype
-from attar.stages.runtime.progress import metric, note
+from attar.stages.runtime.progress import note
 
 # Texts of all tasks that a model is timed on.
 NUM_TIMED_TEXTS = 96
@@ -51,7 +50,7 @@ def measure_classes(
     reader = TextReader.of(inputs.model)
     made = {name: made_of(runner, reader, task, name) for name, task in tasks.items()}
     right = {name: some.right.tolist() for name, some in made.items()}
-    evaluation = base_evaluation(config, inputs) | {
+    evaluation = base_evaluation(inputs.model, config.part, sizes_measured(inputs.model)) | {
         "tasks": {name: sum(some) / len(some) for name, some in right.items()},
         "right": right,
         "num_rows": {name: len(task.texts) for name, task in tasks.items()},
@@ -65,33 +64,6 @@ def measure_classes(
     figures = (f"{name.replace('_', ' ')} {headline[name]:.3f}" for name in ("accuracy", *scores.figures))
     note(", ".join(figures))
     return write_evaluation(evaluation, headline, content)
-
-
-def base_evaluation(config: EvaluateConfig, inputs: EvaluateInputs) -> dict[str, Any]:
-    """Return what every evaluation of a model that reads whole texts holds."""
-    model: Any = inputs.model
-    return {
-        "format": model.kind,
-        "num_blocks": model.facts.num_blocks,
-        "model_fingerprint": model.fingerprint,
-        "part": config.part,
-        **sizes_measured(model),
-        "tasks": {},
-        "right": {},
-        # what an evaluation of a causal model has: nothing of it is measured here
-        "perplexity": None,
-        "text_pieces": [],
-        "samples": [],
-    }
-
-
-def write_evaluation(evaluation: Mapping[str, Any], headline: dict[str, float], content: Path) -> EvaluationArtifact:
-    """Write an evaluation, and tell its headline."""
-    (content / RESULT).write_text(json.dumps(evaluation, indent=1, ensure_ascii=False))
-    for name, value in headline.items():
-        metric(name, value)
-    named = {name: evaluation[name] for name in ("format", "model_fingerprint", "part")}
-    return EvaluationArtifact.at(content, EvaluationFacts(**named, others=headline))
 
 
 def timed_texts(tasks: Sequence[AskedTexts]) -> list[str]:

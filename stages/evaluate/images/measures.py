@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,6 @@ from attar.registry.artifacts.handles import (
     ImageDatasetArtifact,
     ImageGraphArtifact,
 )
-from attar.registry.artifacts.kinds.kind_facts import EvaluationFacts
 from attar.registry.artifacts.subjects import IMAGES
 from attar.stages.artifacts.dataset.measured_data import unique_names
 from attar.stages.artifacts.images.class_order import refuse_other_order
@@ -37,10 +35,10 @@ from attar.stages.evaluate.config import CAUSAL_FIELDS, EvaluateConfig, Evaluate
 from attar.stages.evaluate.images.classification import Classified
 from attar.stages.evaluate.images.figures import image_headline
 from attar.stages.evaluate.timing import image_times
+from attar.stages.evaluate.written import base_evaluation, write_evaluation
 from attar.stages.runtime.device import pick_device, pick_dtype
-from attar.stages.runtime.progress import bar, metric, note
+from attar.stages.runtime.progress import bar, note
 
-RESULT = "evaluation.json"
 Model = ImageClassifierArtifact | ImageGraphArtifact
 # Images that are timed.
 NUM_TIMED = 64
@@ -89,16 +87,7 @@ def evaluate_images(config: EvaluateConfig, inputs: EvaluateInputs, content: Pat
         refuse_other_order(model.path, read_classes(some.path), f"task {name}")
     tasks = {name: _Task.of(some, reader, config) for name, some in zip(names, data, strict=True)}
     classified = {name: task.classified(runner, config.batch_size) for name, task in tasks.items()}
-    evaluation: dict[str, Any] = {
-        "format": model.kind,
-        "num_blocks": model.facts.num_blocks,
-        "model_fingerprint": model.fingerprint,
-        "part": config.part,
-        **_size(model),
-        # what an evaluation of a causal model has: nothing of it is measured here
-        "perplexity": None,
-        "text_pieces": [],
-        "samples": [],
+    evaluation = base_evaluation(model, config.part, _size(model)) | {
         "tasks": {name: float(rows.right.mean()) for name, rows in classified.items()},
         "right": {name: rows.right.tolist() for name, rows in classified.items()},
         "num_rows": {name: len(rows.labels) for name, rows in classified.items()},
@@ -108,12 +97,8 @@ def evaluate_images(config: EvaluateConfig, inputs: EvaluateInputs, content: Pat
     }
     pixels = [image for task in tasks.values() for image in task.images][:NUM_TIMED]
     evaluation["latency"] = _latency(config, inputs, runner, pixels)
-    (content / RESULT).write_text(json.dumps(evaluation, indent=1, ensure_ascii=False))
     headline = image_headline(evaluation, classified, {name: task.counts for name, task in tasks.items()})
-    for name, value in headline.items():
-        metric(name, value)
-    facts = EvaluationFacts(format=model.kind, model_fingerprint=model.fingerprint, part=config.part, others=headline)
-    return EvaluationArtifact.at(content, facts)
+    return write_evaluation(evaluation, headline, content)
 
 
 def opened(config: EvaluateConfig, model: Model) -> ImageRunner:
