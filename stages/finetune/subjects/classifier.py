@@ -12,7 +12,6 @@ from torch import Tensor
 
 from attar.compressors.distill.examples.sentences import Sentence, collated
 from attar.compressors.distill.loop.classes import ClassTexts
-from attar.compressors.distill.losses.classes import UNLABELLED
 from attar.compressors.distill.losses.next_token import NextToken
 from attar.compressors.distill.losses.objective import DISTRIBUTIONS, Objective
 from attar.compressors.distill.losses.views import ViewName
@@ -38,7 +37,7 @@ from attar.stages.finetune.subjects.encoder import (
 from attar.stages.finetune.subjects.examples import assembled
 from attar.stages.finetune.subjects.labelled_texts import examples_of_rows, reads_labels, refuse_unlabelled
 from attar.stages.finetune.subjects.limits import refuse_language_settings, refuse_no_teacher
-from attar.stages.finetune.subjects.pools import Pooled, same_class
+from attar.stages.finetune.subjects.pools import Pooled
 from attar.stages.finetune.training_run import TrainingRun
 from attar.stages.runtime.progress import bar, note
 
@@ -117,16 +116,7 @@ def _pooled(plan: TrainingPlan, inputs: FinetuneInputs, rows: SentenceRows) -> P
         logits, features = _logits_and_features(teacher, sentences, plan.schedule.tokens_per_micro_batch, name)
         return torch.cat(logits), torch.stack(features)
 
-    labels = [sentence.label for sentence in rows.train]
-    labelled = [index for index, label in enumerate(labels) if label != UNLABELLED]
-    return Pooled.of(
-        plan.teaching.pool,
-        inputs.teachers,
-        rows,
-        read,
-        lambda indices: same_class([labels[index] for index in indices]),
-        labelled,
-    )
+    return Pooled.of_classes(plan.teaching.pool, inputs.teachers, rows, read)
 
 
 def _teacher_sources(

@@ -40,7 +40,7 @@ from attar.stages.finetune.distillation_config import uses_teacher
 from attar.stages.finetune.plan import Source, TrainingPlan
 from attar.stages.finetune.subjects.examples import ExampleRows, PartOf, assembled
 from attar.stages.finetune.subjects.limits import refuse_language_settings, refuse_no_teacher
-from attar.stages.finetune.subjects.pools import Pooled, same_class
+from attar.stages.finetune.subjects.pools import Pooled
 from attar.stages.finetune.training_run import TrainingRun
 from attar.stages.runtime.progress import bar, note
 
@@ -129,15 +129,7 @@ def _pooled(plan: TrainingPlan, inputs: FinetuneInputs, rows: ImageRows) -> Pool
             logits = logits_of(teacher, pixels, counter.advance)
         return logits, torch.cat(features).float().cpu()
 
-    labels = [image.label for image in rows.train]
-    return Pooled.of(
-        plan.teaching.pool,
-        inputs.teachers,
-        rows,
-        read,
-        lambda indices: same_class([labels[index] for index in indices]),
-        [index for index, label in enumerate(labels) if label != UNLABELLED],
-    )
+    return Pooled.of_classes(plan.teaching.pool, inputs.teachers, rows, read)
 
 
 def _heads(

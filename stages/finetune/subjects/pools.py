@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from attar.compressors.distill.heads.views import ANSWERS
 from attar.compressors.distill.loop.copies import copied, teacher_name
+from attar.compressors.distill.losses.classes import UNLABELLED
 from attar.compressors.distill.losses.objective import Objective
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.pool import PoolRule, PoolStudent
@@ -76,6 +77,17 @@ class Pooled:
         taught = [replace(example, teacher=row.clone()) for example, row in zip(every, joined, strict=True)]
         taught_rows = replace(rows, train=taught[: len(rows.train)], heldout=taught[len(rows.train) :])
         return Pooled(taught_rows, shares, {name: some.shape[-1] for name, some in made.items()})
+
+    @staticmethod
+    def of_classes(
+        rule: PoolRule | None, teachers: Sequence[Trainable], rows: ExampleRows[Any], read: ReadBy
+    ) -> Pooled:
+        """Weigh the teachers by which training examples are of one class, those that have one, as `of` does."""
+        labels = [example.label for example in rows.train]
+        labelled = [index for index, label in enumerate(labels) if label != UNLABELLED]
+        return Pooled.of(
+            rule, teachers, rows, read, lambda some: same_class([labels[index] for index in some]), labelled
+        )
 
     def with_heads(self, student: Any, layer: nn.Linear) -> Any:
         """Return a classifier with a head for each teacher, beside its own last layer; without a pool as it is."""
