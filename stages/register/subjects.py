@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,23 +26,23 @@ from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.artifacts.model.older_form import readers_of
 from attar.stages.register.config import IntervalGate, Thresholds
 
-# Thresholds on what every model has, and those of models of each other subject.
+# Thresholds on what every model has.
 SHARED_THRESHOLDS = {"max_size_ratio"}
-IMAGE_THRESHOLDS = SHARED_THRESHOLDS | {name for name, (metric, _) in THRESHOLDS.items() if metric in IMAGE_METRICS}
-DENOISER_THRESHOLDS = SHARED_THRESHOLDS | {
-    name for name, (metric, _) in THRESHOLDS.items() if metric in DENOISER_METRICS
-}
-ENCODER_THRESHOLDS = SHARED_THRESHOLDS | {name for name, (metric, _) in THRESHOLDS.items() if metric in ENCODER_METRICS}
-CLASSIFIER_THRESHOLDS = SHARED_THRESHOLDS | {
-    name for name, (metric, _) in THRESHOLDS.items() if metric in CLASSIFIER_METRICS
-}
-TAGGER_THRESHOLDS = SHARED_THRESHOLDS | {name for name, (metric, _) in THRESHOLDS.items() if metric in TAGGER_METRICS}
+
+
+def _thresholds(metrics: Collection[str]) -> set[str]:
+    """Return the thresholds on figures of these names, with those on what every model has."""
+    return SHARED_THRESHOLDS | {name for name, (metric, _) in THRESHOLDS.items() if metric in metrics}
+
+
 # Those that no causal model is measured by.
 OTHERS = (
-    (ENCODER_THRESHOLDS | CLASSIFIER_THRESHOLDS | TAGGER_THRESHOLDS | IMAGE_THRESHOLDS | DENOISER_THRESHOLDS)
+    _thresholds({*ENCODER_METRICS, *CLASSIFIER_METRICS, *TAGGER_METRICS, *IMAGE_METRICS, *DENOISER_METRICS})
     - SHARED_THRESHOLDS
     - {"min_accuracy_retention"}
 )
+# Checks on intervals of models that tell classes.
+CLASS_CHECKS = ("accuracy_drop", "accuracy_retention", "bytes_ratio", "parameters_ratio")
 # Checks on intervals of what denoisers alone are measured by.
 DENOISER_CHECKS = ("frechet_ratio", "recall_retention", "forwards_ratio")
 
@@ -116,7 +116,7 @@ RELEASES: dict[Subject, Releases] = {
             task="feature-extraction",
             forms={"onnx": "ONNX graph, pooling inside: onnxruntime, tokenizers"},
         ),
-        thresholds=ENCODER_THRESHOLDS,
+        thresholds=_thresholds(ENCODER_METRICS),
         load=lambda folder: load_encoder(folder).model,
         checks=("bytes_ratio", "parameters_ratio"),
     ),
@@ -130,9 +130,9 @@ RELEASES: dict[Subject, Releases] = {
             task="text-classification",
             forms={"onnx": "ONNX graph, a logit a class: onnxruntime, tokenizers"},
         ),
-        thresholds=CLASSIFIER_THRESHOLDS,
+        thresholds=_thresholds(CLASSIFIER_METRICS),
         load=lambda folder: load_classifier(folder).model,
-        checks=("accuracy_drop", "accuracy_retention", "bytes_ratio", "parameters_ratio"),
+        checks=CLASS_CHECKS,
     ),
     TAGGER: Releases(
         Wording(
@@ -144,9 +144,9 @@ RELEASES: dict[Subject, Releases] = {
             task="token-classification",
             forms={"onnx": "ONNX graph, a logit a tag for each token: onnxruntime, tokenizers"},
         ),
-        thresholds=TAGGER_THRESHOLDS,
+        thresholds=_thresholds(TAGGER_METRICS),
         load=lambda folder: load_classifier(folder).model,
-        checks=("accuracy_drop", "accuracy_retention", "bytes_ratio", "parameters_ratio"),
+        checks=CLASS_CHECKS,
     ),
     IMAGES: Releases(
         Wording(
@@ -159,11 +159,11 @@ RELEASES: dict[Subject, Releases] = {
             forms={"onnx": "ONNX graph from pixels to logits: onnxruntime, and what `preprocessor_config.json` says"},
             unmeasured="Images of other sources, other light and other cameras",
         ),
-        thresholds=IMAGE_THRESHOLDS,
+        thresholds=_thresholds(IMAGE_METRICS),
         load=lambda folder: load_image_classifier(folder).model,
         reader="image_processor",
         load_reader=load_processor,
-        checks=("accuracy_drop", "accuracy_retention", "bytes_ratio", "parameters_ratio"),
+        checks=CLASS_CHECKS,
     ),
     DENOISER: Releases(
         Wording(
@@ -176,7 +176,7 @@ RELEASES: dict[Subject, Releases] = {
             forms={"onnx": "ONNX graph of the whole sampler, noise and classes in, images out: onnxruntime"},
             unmeasured="Likeness to single training images, and what a small classifier's features do not tell apart,",
         ),
-        thresholds=DENOISER_THRESHOLDS,
+        thresholds=_thresholds(DENOISER_METRICS),
         load=load_denoiser,
         reader="",
         readers=lambda folder: "diffusers",
