@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,7 +73,7 @@ def file_type(name: str) -> int:
 
 def num_bytes(shape: tuple[int, ...], name: str) -> int:
     """Return the bytes of a tensor."""
-    return int(torch.Size(shape).numel() * ELEMENT_TYPES[name].bits) // 8
+    return int(math.prod(shape) * ELEMENT_TYPES[name].bits) // 8
 
 
 def row_bytes(row_width: int, name: str) -> int:
@@ -87,6 +86,7 @@ def packed(rows: Tensor, name: str) -> np.ndarray:
 
     Raises ValueError for numbers that a half cannot hold: it would make infinities of them.
     """
+    import torch  # a recipe reads the table alone
     from gguf import quants  # in an extra
 
     if name == "f32":
@@ -103,6 +103,7 @@ def packed(rows: Tensor, name: str) -> np.ndarray:
 
 def unpacked(content: np.ndarray, kind: Any) -> Tensor:
     """Return the float32 numbers of bytes that gguf-py's reader gives, of any type that it can decode."""
+    import torch  # as above
     from gguf import quants  # in an extra
 
     numbers = quants.dequantize(content, kind)

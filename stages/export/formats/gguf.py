@@ -8,14 +8,13 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from attar.registry.artifacts.handles import Artifact, GgufArtifact
+from attar.stages.artifacts.gguf.element_types import ELEMENT_TYPES
 from attar.stages.contract import StageConfig
 
 # Of tensors, as llama.cpp calls them. The first three are floats; K types are blocks of 256, the rest of 32, with their scale.
 WeightType = Literal[
     "f32", "f16", "bf16", "q8_0", "q6_k", "q5_1", "q5_k", "q5_0", "q4_1", "q4_k", "q4_0", "mxfp4", "q3_k", "q2_k"
 ]
-# Types whose rounding heeds what a column weighs.
-WEIGHED = ("q6_k", "q5_1", "q5_k", "q5_0", "q4_1", "q4_k", "q4_0", "q3_k", "q2_k")
 
 
 class ImportanceConfig(StageConfig):
@@ -56,6 +55,7 @@ class GgufFormat(StageConfig):
 
     @model_validator(mode="after")
     def _heeds(self) -> GgufFormat:
-        if self.importance and self.weights not in WEIGHED:
-            raise ValueError(f"importance changes nothing of weights {self.weights!r}; accepted: {', '.join(WEIGHED)}")
+        if self.importance and not ELEMENT_TYPES[self.weights].heeds_importance:
+            accepted = ", ".join(name for name, kind in ELEMENT_TYPES.items() if kind.heeds_importance)
+            raise ValueError(f"importance changes nothing of weights {self.weights!r}; accepted: {accepted}")
         return self

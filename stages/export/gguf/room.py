@@ -83,9 +83,8 @@ def _refuse_no_library(form: GgufFormat) -> None:
     needing = [name for name in (form.weights, form.ends) if name != "same" and ELEMENT_TYPES[name].needs_library]
     if (needing or form.importance) and find_library() is None:
         what = f"format.weights is {needing[0]!r}, which" if needing else "format.importance"
-        raise ValueError(
-            f"{what} needs llama.cpp's library: {INSTALL}; accepted without it: q8_0, q5_0, q4_1, q4_0, mxfp4, f16, bf16, f32"
-        )
+        without = ", ".join(name for name, kind in ELEMENT_TYPES.items() if not kind.needs_library)
+        raise ValueError(f"{what} needs llama.cpp's library: {INSTALL}; accepted without it: {without}")
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ def export_gguf(form: GgufFormat, config: ExportConfig, inputs: ExportInputs, wo
 
     Raises ValueError for what GGUF cannot say, too much that blocks do not divide, and a reader that makes another model of the file.
     """
-    _folder, content = inputs.model.path, workdir / "content"
+    content = workdir / "content"
     content.mkdir(parents=True, exist_ok=True)
     prompts = proof_prompts(inputs, config.num_prompts)
     plan = _plan(form, inputs)
