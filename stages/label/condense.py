@@ -11,14 +11,14 @@ import torch
 from pydantic import Field
 
 from attar.compressors.adapt.compressor import PrefixCompressor
-from attar.compressors.distill.teachers.contexts import Shown, demonstration_text
+from attar.compressors.distill.teachers.contexts import Shown
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import CompressorArtifact, DatasetArtifact, ModelArtifact, PrefixArtifact
 from attar.registry.artifacts.kinds.prefix_facts import PrefixFacts
 from attar.stages.artifacts.dataset.prompts import wording_of
 from attar.stages.artifacts.dataset.rows import read_rows, split_rows
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
-from attar.stages.artifacts.prefix.demonstrations import context_length, shown_in_turn
+from attar.stages.artifacts.prefix.demonstrations import context_length, demonstration_ids, shown_in_turn
 from attar.stages.artifacts.prefix.folder import (
     load_compressor,
     read_context,
@@ -114,4 +114,4 @@ def _shown(config: CondenseConfig, inputs: CondenseInputs, tokenizer: object) ->
         raise ValueError(
             f"num_shown is {config.num_shown}, but the data has {len(rows)} training questions; accepted: at most as many"
         )
-    return sets[0], wording_of(tokenizer).encode(f"{demonstration_text(sets[0].pairs)}\n\n")
+    return sets[0], demonstration_ids(sets[0], wording_of(tokenizer))

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from attar.compressors.distill.examples.packing import Example
-from attar.compressors.distill.teachers.contexts import ContextParts, Demonstrations, Shown, demonstration_text
+from attar.compressors.distill.teachers.contexts import ContextParts, Demonstrations, Shown
 from attar.compressors.models.adapted import SoftTokens
 from attar.stages.artifacts.dataset.prompts import wording_of
 from attar.stages.artifacts.dataset.rows import Row
-from attar.stages.artifacts.prefix.demonstrations import context_length, shown_in_turn
+from attar.stages.artifacts.prefix.demonstrations import context_length, demonstration_ids, shown_in_turn
 from attar.stages.artifacts.prefix.learning import BeforePrompt
 from attar.stages.finetune.training_rows import TrainingRows
 from attar.stages.runtime.progress import note
@@ -116,7 +116,7 @@ class _Builder:
         for source, questions in by_source.items():
             is_shared = not before.text_fraction and bool(self.groups)  # one set, of the first data
             self.groups[source] = next(iter(self.groups.values())) if is_shared else self._sets_of(source, questions)
-        self.shown_ids = [self.wording.encode(f"{demonstration_text(some.pairs)}\n\n") for some in self.sets]
+        self.shown_ids = [demonstration_ids(some, self.wording) for some in self.sets]
 
     def _sets_of(self, source: int, rows: Sequence[Row]) -> list[int]:
         count, first = self.context.num_shown, len(self.sets)

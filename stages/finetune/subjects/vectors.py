@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 
 from attar.compressors.adapt.compressor import PrefixCompressor
-from attar.compressors.distill.teachers.contexts import ContextBuilder, Demonstrations, demonstration_text
+from attar.compressors.distill.teachers.contexts import ContextBuilder, Demonstrations
 from attar.compressors.distill.teachers.student import Student
 from attar.compressors.models.adapted import SoftTokens, plain_model, soft_tokens
 from attar.compressors.models.trained_weights import set_weights
@@ -16,6 +16,7 @@ from attar.registry.artifacts.handles import Artifact, CompressorArtifact, Model
 from attar.registry.artifacts.kinds.prefix_facts import CompressorFacts, PrefixFacts
 from attar.stages.artifacts.dataset.prompts import wording_of
 from attar.stages.artifacts.model.folder import load_tokenizer
+from attar.stages.artifacts.prefix.demonstrations import demonstration_ids
 from attar.stages.artifacts.prefix.folder import (
     load_compressor,
     refuse_other_model,
@@ -108,7 +109,7 @@ def save_vectors(
             **learned,
             demonstrations=shown.names,
             num_demonstrations=len(shown.names),
-            num_demonstration_tokens=len(wording_of(run.tokenizer).encode(demonstration_text(shown.pairs))),
+            num_demonstration_tokens=len(demonstration_ids(shown, wording_of(run.tokenizer))),
             data_fingerprint=inputs.data[0].fingerprint,
         ),
     )
