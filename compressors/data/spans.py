@@ -7,6 +7,7 @@ behind `O`, begins a span.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -92,10 +93,13 @@ def tags_for(kinds: Sequence[str]) -> list[str]:
 
 
 def wrong_tags(tags: Collection[str]) -> Iterator[str]:
-    """Yield what is wrong with tags. Each is `O`, or says where in a span of which kind a word is, and `O` is among them."""
+    """Yield what is wrong with tags. Each is `O`, or says where in a span of which kind a word is; `O` is among them, and none is twice."""
     for tag in tags:
         if tag != OUTSIDE and not kind_of(tag):
             yield f"{tag[:60]!r}; accepted: {OUTSIDE}, and {BEGIN}KIND and {INSIDE}KIND of each kind of span"
+    for tag, count in Counter(tags).items():
+        if count > 1:
+            yield f"{tag[:60]!r} {count} times; accepted: each tag once"
     if OUTSIDE not in tags:
         yield f"no {OUTSIDE!r}; accepted: {OUTSIDE}, and {BEGIN}KIND and {INSIDE}KIND of each kind of span"
 

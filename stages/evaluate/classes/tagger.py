@@ -79,4 +79,8 @@ def read_tagged(data: AnyData, name: str, labels: Sequence[str], max_rows: int, 
     if not rows:
         raise ValueError(f"{where}: no row has a text with its spans; set columns.spans or columns.tags in ingest_data")
     tags = [tags_of_row(row, labels, where) for row in rows]
+    if all(tag == OUTSIDE for own in tags for tag in own):
+        raise ValueError(
+            f"{where}: none of the {len(rows)} texts has a span, so that F1 says nothing; accepted: some with spans, and texts without beside them"
+        )
     return TaggedTask([row.question for row in rows], [locations_of(row) for row in rows], tags, question_ids(rows))

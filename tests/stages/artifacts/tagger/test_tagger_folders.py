@@ -177,3 +177,7 @@ def test_rows_without_spans_are_told(store: Store, fresh: TaggerArtifact, tmp_pa
         evaluate.execute(EvaluateConfig(), EvaluateInputs(model=fresh, tasks=(labelled,)), store)
     with pytest.raises(ValueError, match="no training row has spans; set columns.spans or columns.tags in ingest_data"):
         finetune.execute(FinetuneConfig(**LEARNED), FinetuneInputs(model=fresh, data=(labelled,)), store)
+    texts = [{"text": f"a b {number}", "spans": []} for number in range(4)]
+    bare = ingested_spans(store, tmp_path / "bare.jsonl", texts, heldout_fraction=0.0)
+    with pytest.raises(ValueError, match="none of the 4 texts has a span, so that F1 says nothing"):
+        evaluate.execute(EvaluateConfig(), EvaluateInputs(model=fresh, tasks=(bare,)), store)

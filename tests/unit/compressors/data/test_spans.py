@@ -64,6 +64,8 @@ def test_tags_of_other_schemes_are_told() -> None:
         (["O", "NOUN"], "'NOUN'"),
         (["B-X", "I-X"], "no 'O'"),
         (["O", "B-"], "'B-'"),
+        (["O", "O", "B-X", "I-X"], "'O' 2 times"),
+        (["O", "B-X", "I-X", "B-X"], "'B-X' 2 times"),
     ):
         assert named in next(wrong_tags(tags))
 
