@@ -24,7 +24,19 @@ KEPT_WIDE = {
 }
 # Nodes that only move numbers: 16 bits where any of what they move has 16.
 MOVING = {
-    *("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Concat", "Expand", "Tile", "Flatten", "Identity"),
+    *(
+        "Reshape",
+        "Transpose",
+        "Squeeze",
+        "Unsqueeze",
+        "Slice",
+        "Split",
+        "Concat",
+        "Expand",
+        "Tile",
+        "Flatten",
+        "Identity",
+    ),
     *("Gather", "GatherElements", "GatherND", "ScatterND", "ScatterElements", "Where", "Pad"),
 }
 # In 16 bits whatever they read, unless that is positions and masks alone. Norms among them compute in float32 inside (`stash_type`).
@@ -156,7 +168,9 @@ class _Conversion:
 
     def _hold(self, value: ir.Value, source: Source) -> None:
         self.sources[value] = source
-        value.type = ir.TensorType(self.half if source is Source.HALF else WIDE)  # its own: copies of a block share theirs
+        value.type = ir.TensorType(
+            self.half if source is Source.HALF else WIDE
+        )  # its own: copies of a block share theirs
 
     def _feed(self, node: ir.Node, port: int, wanted: ir.DataType) -> None:
         """Let the node read its input in this type."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from pathlib import Path
@@ -46,6 +47,20 @@ def page_files(form: Path, libraries: Mapping[str, Path]) -> dict[str, Path]:
     files |= {f"/lib/{name}": path for name, path in libraries.items()}
     # where transformers.js looks: the graph in a folder `onnx` beside its config
     return files | {f"/model/{'onnx/' * name.startswith('model.onnx')}{name}": path for name, path in own.items()}
+
+
+def precision_of(form: Path) -> str:
+    """Return the type of a graph's floats, as its config tells transformers.js. Raises ValueError for bfloat16, which no browser has."""
+    precision = (
+        json.loads((form / "config.json").read_text())
+        .get("transformers.js_config", {})
+        .get("kv_cache_dtype", "float32")
+    )
+    if precision not in ("float32", "float16"):
+        raise ValueError(
+            f"{form.name} is in {precision}; accepted in a browser: float32, float16, and integers beside float32"
+        )
+    return str(precision)
 
 
 def page_app(files: Mapping[str, Path], about: Mapping[str, Any]) -> App:

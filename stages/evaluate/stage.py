@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attar.compressors.data.prompts import stop_token_ids, text_windows
-from attar.compressors.export.runtime import OnnxRunner
+from attar.compressors.export.runtime import CPU, OnnxRunner
 from attar.compressors.measure.cost import flops_per_token
 from attar.compressors.measure.likelihood import perplexity_of, piece_losses
 from attar.compressors.measure.memory import held_bytes
@@ -62,7 +62,7 @@ def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         return forecast(config, inputs)
     if not (inputs.get("tasks") or inputs.get("text") or config.harness.tasks):
         raise ValueError("nothing to measure quality on: give the input tasks or text, or config harness.tasks")
-    refuse_provider(config, "hidden_size" not in inputs["model"][0])
+    refuse_provider(config, inputs["model"][0], is_graph="hidden_size" not in inputs["model"][0])
     if inputs.get("original"):
         check_draft(inputs)
     if config.stop is not None and not inputs.get("tasks"):
@@ -124,7 +124,8 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
     }
     _tell_part(config, inputs)
     evaluation |= _size(config, inputs.model, model_config)
-    evaluation["memory_bytes"] = held_bytes(runner, evaluation["disk_bytes"], config.timing.num_prompt_tokens)
+    held = evaluation["disk_bytes"] * _widening(config, inputs.model)
+    evaluation["memory_bytes"] = held_bytes(runner, held, config.timing.num_prompt_tokens)
     evaluation |= _text(config, inputs, runner, tokenizer)
     stop_ids = stop_token_ids(tokenizer, generation_config)
     answering = Answering(runner, tokenizer, stop_ids, config.max_new_tokens, config.batch_size)
@@ -172,6 +173,11 @@ def _size(config: EvaluateConfig, model: Measured, model_config: Any) -> dict[st
         "flops_per_token": flops_per_token(num_matmul, model_config, config.timing.num_prompt_tokens),
         "disk_bytes": sum(path.stat().st_size for path in weights),
     }
+
+
+def _widening(config: EvaluateConfig, model: Measured) -> int:
+    """Return how many bytes of memory a byte of a graph's weights takes: onnxruntime's CPU keeps float16 ones in float32."""
+    return 2 if config.provider == CPU and model.facts.get("precision") == "float16" else 1
 
 
 def _latency(config: EvaluateConfig, inputs: EvaluateInputs, runner: CausalRunner, vocab_size: int) -> dict[str, Any]:

@@ -42,9 +42,11 @@ def forms_by_folder(graphs: Iterable[AnyGraph | SamplerGraphArtifact], others: I
 
 
 def folder_of(form: Form) -> str:
-    """Return the name of a form's folder in the version. Its format, how its weights are held, a graph's operators unless the usual."""
+    """Return the name of a form's folder in the version. Its format, how its weights are held; of a graph what else is not the usual."""
     words = [word for word in quantization(form).lower().split() if word not in PLAIN_WORDS]
-    return "-".join([format_of(form), *words, *([str(form.facts["operators"])] if "operators" in form.facts else [])])
+    words += [str(form.facts[name]) for name in ("precision", "operators") if name in form.facts]
+    words += [f"{form.facts['cache']}-cache"] if "cache" in form.facts else []
+    return "-".join([format_of(form), *words])
 
 
 def format_of(form: Form) -> str:

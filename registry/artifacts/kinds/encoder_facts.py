@@ -50,6 +50,7 @@ class EncoderGraphFacts(ArtifactFacts):
     max_tokens: int = NOT_KNOWN
     format: str = NOT_KNOWN
     quantization: str | None = None
+    precision: str | None = None
     # after how many blocks a batch may end, where it may end before the last
     early_exits: tuple[int, ...] = NOT_KNOWN
     # of the weights alone, in integers

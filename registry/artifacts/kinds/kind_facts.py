@@ -78,6 +78,10 @@ class OnnxFacts(ArtifactFacts):
     weight_bytes: float | None = None
     # standard: of ONNX' own operators alone; none: with onnxruntime's own
     operators: str | None = None
+    # of floats and of the cache, where that is not float32; what a token takes in the cache
+    precision: str | None = None
+    cache: str | None = None
+    cache_bytes_per_token: int | None = None
     token_agreement: float | None = None
     is_guided: bool | None = None
     kl_nats: float | None = None
