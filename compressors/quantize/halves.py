@@ -47,6 +47,11 @@ NARROW = {
 # Inputs whose type does not follow the others': scales of a cache in integers, of an image.
 WIDE_INPUTS = {"GroupQueryAttention": (12, 13), "Resize": (1, 2)}
 CASTS = ("Cast", "CastLike")
+# Nodes that make no floats of floats.
+COUNTING = {
+    *("Shape", "Size", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Not", "IsNaN", "IsInf"),
+    *("ArgMax", "ArgMin", "NonZero"),
+}
 # What stands for a number past the range, such as the score of a hidden column: its exponential is 0 and sums with it stay finite.
 LARGEST = 3e4
 
@@ -123,14 +128,14 @@ class _Conversion:
             self._convert_constant(node)
             return
         source = self._source_of(node)
+        floats = [output for output in node.outputs if _is_float(node, output, self.sources)]
         if node.op_type not in CASTS:
             narrow, wide = self.half, WIDE_INPUTS.get(node.op_type, ())
             for port, value in enumerate(node.inputs):
                 if value is not None and value in self.sources:
                     self._feed(node, port, narrow if source is Source.HALF and port not in wide else WIDE)
-        for output in node.outputs:
-            if _is_float(node, output, self.sources):
-                self._hold(output, source)
+        for output in floats:
+            self._hold(output, source)
 
     def _convert_constant(self, node: ir.Node) -> None:
         value = node.outputs[0]
@@ -213,7 +218,7 @@ def _is_float(node: ir.Node, output: ir.Value, sources: dict[ir.Value, Source]) 
         return node.attributes["to"].as_int() == int(WIDE)
     if node.op_type == "CastLike":
         return node.inputs[1] in sources
-    if output.dtype is not None or node.op_type in ("Shape", "Size"):
+    if output.dtype is not None or node.op_type in COUNTING:
         return output.dtype == WIDE
     return any(value in sources for value in node.inputs if value is not None)
 
@@ -230,13 +235,13 @@ def _cast(graph: ir.Graph, value: ir.Value, to: ir.DataType, *, before: ir.Node)
     return node.outputs[0]
 
 
-def _cast_output(graph: ir.Graph, value: ir.Value, computed: ir.DataType, told: ir.DataType) -> None:
-    """Let a node's result be computed in one type and told in another, under the name that it has."""
+def _cast_output(graph: ir.Graph, value: ir.Value, computed: ir.DataType, to: ir.DataType) -> None:
+    """Let a node's result be computed in one type and handed on in another, under the name that it has."""
     producer, name = value.producer(), value.name
     assert producer is not None, "the result of a node"
-    cast = ir.node("Cast", [value], {"to": int(told)})
+    cast = ir.node("Cast", [value], {"to": int(to)})
     other = cast.outputs[0]
-    other.shape, other.type, value.type = value.shape, ir.TensorType(told), ir.TensorType(computed)
+    other.shape, other.type, value.type = value.shape, ir.TensorType(to), ir.TensorType(computed)
     ir.convenience.replace_all_uses_with(value, other, replace_graph_outputs=True)
     cast.replace_input_with(0, value)
     graph.insert_after(producer, cast)

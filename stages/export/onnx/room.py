@@ -89,5 +89,5 @@ def _listen(
     """Return what the graph says, and the bytes of a token in its cache."""
     counter = bar("writing with the graph", len(prompts), "prompts")
     graph = OnnxRunner(open_session(content, is_frugal=True))
-    said = listen_to(graph, prompts, scratch, num_new_tokens=config.num_new_tokens, on_prompt=counter.advance)
-    return said, graph.cache_bytes_per_token
+    answers = listen_to(graph, prompts, scratch, num_new_tokens=config.num_new_tokens, on_prompt=counter.advance)
+    return answers, graph.cache_bytes_per_token

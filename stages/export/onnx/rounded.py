@@ -114,7 +114,7 @@ def _cached_in_codes(cache: IntegerCache, graph: ir.Model, inputs: ExportInputs,
     samples = training_samples(inputs.model.path, data, cache.num_samples, cache.max_tokens)
     if not samples:
         raise ValueError("input data: no training row to measure keys and values on")
-    scratch.mkdir()
+    scratch.mkdir(exist_ok=True)
     write_graph(graph, scratch)
     counter = bar("measuring keys and values", len(samples), "texts")
     runner = OnnxRunner(open_session(scratch, is_frugal=True))

@@ -98,8 +98,8 @@ def test_a_product_that_fell_back_to_the_cpu_is_named_and_shapes_are_not() -> No
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 2]) for name in ("x", "y")]
     size = helper.make_tensor_value_info("size", TensorProto.INT64, [2])
 
-    def opened(kept: list[Any], outputs: list[Any]) -> Any:
-        graph = helper.make_graph(kept, "graph", ends[:1], outputs, [weight])
+    def opened(chosen: list[Any], outputs: list[Any]) -> Any:
+        graph = helper.make_graph(chosen, "graph", ends[:1], outputs, [weight])
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
         options = onnxruntime.SessionOptions()
         options.add_session_config_entry(RECORDED, "1")
