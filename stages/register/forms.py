@@ -20,7 +20,7 @@ PLAIN_WORDS = ("none", "weights")
 
 
 def forms_by_folder(graphs: Iterable[AnyGraph | SamplerGraphArtifact], others: Iterable[Form]) -> dict[str, Form]:
-    """Return the forms by their folder in the version, graphs first: `onnx` has float32 weights, `onnx-int8`, `onnx-float16` or `gguf-q8_0` say theirs.
+    """Return the forms by their folder in the version, graphs first: `onnx` has float32 weights, `onnx-float16` or `gguf-q8_0` say theirs.
 
     Raises ValueError for two of a kind, which would need one folder.
     """

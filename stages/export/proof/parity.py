@@ -18,11 +18,8 @@ def prove_parity(
     reading: str,
     refusal: str,
     suffix: str = "",
-    allowance: float = 1.0,
 ) -> Parity:
     """Compare what a runtime said with torch. `reading` begins the note, `refusal` the error, `suffix` ends the metrics.
-
-    `allowance`: how many times the config's difference of logits is accepted.
 
     Raises ValueError where they differ.
     """
@@ -32,10 +29,10 @@ def prove_parity(
         metric(name + suffix, getattr(parity, name))
     summary = f"max logit difference {parity.max_logit_difference:.2g}, greedy agreement {parity.token_agreement:.1%}"
     note(f"{reading}: {summary} over {parity.num_prompts} prompts")
-    limit = allowance * config.max_logit_difference
-    is_near = parity.max_logit_difference <= limit
+    is_near = parity.max_logit_difference <= config.max_logit_difference
     if not is_near or parity.token_agreement < config.min_token_agreement:
         raise ValueError(
-            f"{refusal}: {summary}; accepted: agreement >= {config.min_token_agreement:.0%}, difference <= {limit:g}"
+            f"{refusal}: {summary}; accepted: agreement >= {config.min_token_agreement:.0%}, "
+            f"difference <= {config.max_logit_difference:g}"
         )
     return parity
