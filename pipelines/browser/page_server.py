@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
+
+from attar.stages.artifacts.model.safe_folder import read_object
 
 PAGE = Path(__file__).parent / "assets"
 LOOPBACK = "127.0.0.1"
@@ -51,11 +52,7 @@ def page_files(form: Path, libraries: Mapping[str, Path]) -> dict[str, Path]:
 
 def precision_of(form: Path) -> str:
     """Return the type of a graph's floats, as its config tells transformers.js. Raises ValueError for bfloat16, which no browser has."""
-    precision = (
-        json.loads((form / "config.json").read_text())
-        .get("transformers.js_config", {})
-        .get("kv_cache_dtype", "float32")
-    )
+    precision = (read_object(form / "config.json").get("transformers.js_config") or {}).get("kv_cache_dtype", "float32")
     if precision not in ("float32", "float16"):
         raise ValueError(
             f"{form.name} is in {precision}; accepted in a browser: float32, float16, and integers beside float32"
