@@ -38,6 +38,7 @@ MOVING = {
         "Identity",
     ),
     *("Gather", "GatherElements", "GatherND", "ScatterND", "ScatterElements", "Where", "Pad"),
+    *("SplitToSequence", "SequenceAt"),
 }
 # In 16 bits whatever they read, unless that is positions and masks alone. Norms among them compute in float32 inside (`stash_type`).
 NARROW = {
@@ -92,7 +93,9 @@ def rounded_results(model: ir.Model) -> None:
                     widened[value] = _cast(graph, value, WIDE, before=node)
                 node.replace_input_with(port, widened[value])
         for output in list(node.outputs):
-            if output.dtype in halves:
+            if isinstance(output.type, ir.SequenceType):  # of pieces, which are rounded where they are taken out
+                output.type = _like(output, WIDE) if output.dtype in halves else output.type
+            elif output.dtype in halves:
                 _cast_output(graph, output, WIDE, output.dtype)
 
 
@@ -173,9 +176,7 @@ class _Conversion:
 
     def _hold(self, value: ir.Value, source: Source) -> None:
         self.sources[value] = source
-        value.type = ir.TensorType(
-            self.half if source is Source.HALF else WIDE
-        )  # its own: copies of a block share theirs
+        value.type = _like(value, self.half if source is Source.HALF else WIDE)
 
     def _feed(self, node: ir.Node, port: int, wanted: ir.DataType) -> None:
         """Let the node read its input in this type."""
@@ -221,6 +222,12 @@ def _is_float(node: ir.Node, output: ir.Value, sources: dict[ir.Value, Source]) 
     if output.dtype is not None or node.op_type in COUNTING:
         return output.dtype == WIDE
     return any(value in sources for value in node.inputs if value is not None)
+
+
+def _like(value: ir.Value, kind: ir.DataType) -> ir.TypeProtocol:
+    """Return a type of its own, since copies of a block share theirs; of pieces for pieces."""
+    tensor = ir.TensorType(kind)
+    return ir.SequenceType(tensor) if isinstance(value.type, ir.SequenceType) else tensor
 
 
 def _cast(graph: ir.Graph, value: ir.Value, to: ir.DataType, *, before: ir.Node) -> ir.Value:

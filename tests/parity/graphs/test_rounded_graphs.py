@@ -45,7 +45,7 @@ def kl(runner: CausalRunner, model: Any) -> float:
     return sum(text.kl_nats for text in sums) / sum(text.num_tokens for text in sums)
 
 
-@pytest.fixture(scope="module", params=["llama", "gemma2"])
+@pytest.fixture(scope="module", params=["llama", pytest.param("gemma2", marks=pytest.mark.slow)])
 def float_graph(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     """A model, uneven as trained ones are, and the folder of its float32 graph."""
     model, _ = random_model(request.param, num_blocks=3, hidden_size=32)
@@ -114,6 +114,7 @@ def test_both_at_once(float_graph: tuple[Any, Path], tmp_path: Path) -> None:
     assert kl(runner, model) < 5e-3 and kl(rounding(tmp_path / "both"), model) < 5e-3
 
 
+@pytest.mark.slow
 def test_standard_operators_in_float16_over_their_growing_cache(tmp_path: Path) -> None:
     model, _ = random_model("llama", num_blocks=3, hidden_size=32)
     graph = export_graph(model, 20, "standard")
