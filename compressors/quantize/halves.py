@@ -40,6 +40,8 @@ MOVING = {
     *("Gather", "GatherElements", "GatherND", "ScatterND", "ScatterElements", "Where", "Pad"),
     *("SplitToSequence", "SequenceAt"),
 }
+# Nodes whose result is a list of pieces.
+CUTTING = ("SplitToSequence", "SequenceConstruct")
 # In 16 bits whatever they read, unless that is positions and masks alone. Norms among them compute in float32 inside (`stash_type`).
 NARROW = {
     *("MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "LayerNormalization", "RMSNormalization"),
@@ -93,8 +95,8 @@ def rounded_results(model: ir.Model) -> None:
                     widened[value] = _cast(graph, value, WIDE, before=node)
                 node.replace_input_with(port, widened[value])
         for output in list(node.outputs):
-            if isinstance(output.type, ir.SequenceType):  # of pieces, which are rounded where they are taken out
-                output.type = _like(output, WIDE) if output.dtype in halves else output.type
+            if output.dtype in halves and node.op_type in CUTTING:  # pieces are rounded where they are taken out
+                output.type = _type_of(output, WIDE)
             elif output.dtype in halves:
                 _cast_output(graph, output, WIDE, output.dtype)
 
@@ -176,7 +178,7 @@ class _Conversion:
 
     def _hold(self, value: ir.Value, source: Source) -> None:
         self.sources[value] = source
-        value.type = _like(value, self.half if source is Source.HALF else WIDE)
+        value.type = _type_of(value, self.half if source is Source.HALF else WIDE)
 
     def _feed(self, node: ir.Node, port: int, wanted: ir.DataType) -> None:
         """Let the node read its input in this type."""
@@ -224,10 +226,10 @@ def _is_float(node: ir.Node, output: ir.Value, sources: dict[ir.Value, Source]) 
     return any(value in sources for value in node.inputs if value is not None)
 
 
-def _like(value: ir.Value, kind: ir.DataType) -> ir.TypeProtocol:
-    """Return a type of its own, since copies of a block share theirs; of pieces for pieces."""
-    tensor = ir.TensorType(kind)
-    return ir.SequenceType(tensor) if isinstance(value.type, ir.SequenceType) else tensor
+def _type_of(value: ir.Value, kind: ir.DataType) -> ir.TypeProtocol:
+    """Return a type of its own, since copies of a block share theirs."""
+    producer, tensor = value.producer(), ir.TensorType(kind)
+    return ir.SequenceType(tensor) if producer is not None and producer.op_type in CUTTING else tensor
 
 
 def _cast(graph: ir.Graph, value: ir.Value, to: ir.DataType, *, before: ir.Node) -> ir.Value:

@@ -127,6 +127,7 @@ def test_standard_operators_in_float16_over_their_growing_cache(tmp_path: Path) 
     assert parity.token_agreement == 1.0 and kl(rounding(tmp_path / "half"), model) < 1e-4
 
 
+@pytest.mark.slow
 def test_states_stay_float32_and_have_no_8_bits(tmp_path: Path) -> None:
     model = build_family("lfm2")
     graph = export_graph(model)

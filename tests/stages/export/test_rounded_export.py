@@ -48,18 +48,21 @@ def test_float16_halves_the_bytes_and_says_so(exported: Any, graph: OnnxArtifact
     assert config == {"use_external_data_format": {"model.onnx": 1}, "kv_cache_dtype": "float16"}
 
 
-def test_a_graph_in_bfloat16_is_proved_here_and_measured_elsewhere(
-    exported: Any, questions: DatasetArtifact, store: Store
-) -> None:
+@pytest.mark.slow
+def test_a_graph_in_bfloat16_is_proved_though_nothing_runs_it_here(exported: Any) -> None:
     half = exported(precision="bfloat16")
     assert half.facts.precision == "bfloat16" and 0 < half.facts.kl_nats < 0.02
+
+
+def test_a_graph_in_bfloat16_is_measured_and_quantized_nowhere_here() -> None:
+    facts = {"precision": "bfloat16", "format": "onnx", "num_parameters": 10}
     refusal = (
         "provider is 'CPUExecutionProvider', which has no products in bfloat16, .*; accepted: CUDAExecutionProvider"
     )
     with pytest.raises(ValueError, match=refusal):
-        evaluate.forecast(EvaluateConfig(), {"model": (half.facts,), "tasks": ({},)})
+        evaluate.forecast(EvaluateConfig(), {"model": (facts,), "tasks": ({},)})
     with pytest.raises(ValueError, match="weights.bits is 8, but the input's graph is in bfloat16, rounded already"):
-        quantize.forecast(QuantizeConfig(limits=Limits(max_kl_nats=100.0)), {"model": (half.facts,), "data": ({},)})
+        quantize.forecast(QuantizeConfig(limits=Limits(max_kl_nats=100.0)), {"model": (facts,), "data": ({},)})
 
 
 def test_an_int8_cache_goes_on_into_integer_weights(
