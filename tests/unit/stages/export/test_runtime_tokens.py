@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from attar.stages.artifacts.gguf.tensors import PlannedTensor
 from attar.stages.export.config import ExportConfig
+from attar.stages.export.gguf.proof import able_runtimes
 from attar.stages.export.proof import tokens
 from attar.stages.export.proof.runtimes import Runtime, RuntimeText
+from attar.stages.runtime.progress import Note, hearing, listen
 
 END, NEAR, FAR = 9, 0.1, 3.0
 
@@ -91,3 +94,18 @@ def test_a_stop_agrees_where_torch_has_an_end(monkeypatch: pytest.MonkeyPatch) -
         proof_of(monkeypatch, [(3, 4)])
     proof, _ = proof_of(monkeypatch, [(3, 4, 5), (7, 0)], ends=(7,))
     assert (proof.token_agreement, proof.num_near_ties) == (1.0, 1), "an end that nearly ties"
+
+
+def test_a_program_that_does_not_read_a_type_is_told_and_left_out() -> None:
+    """A K type falls back to q5_0 where rows are no whole blocks, which OpenVINO GenAI does not open; norms stay in float32 everywhere."""
+    plain, floats = Runtime("any", lambda: None, ""), Runtime("some", lambda: None, "", frozenset({"f16", "q4_k"}))
+    notes: list[Note] = []
+    for kinds, able in (
+        (("f16", "q4_k"), [plain, floats]),
+        (("q4_k", "q5_0"), [plain]),
+        (("f32",), [plain]),
+    ):
+        tensors = [PlannedTensor("m", (4, 4), kind, kind) for kind in kinds] + [PlannedTensor("n", (4,), "f32", "f32")]
+        with listen(hearing(note=notes.append)):
+            assert able_runtimes([plain, floats], tensors) == able
+    assert [note.text.partition(",")[0] for note in notes] == ["some reads no matrix of q5_0", "some reads no matrix of f32"]
