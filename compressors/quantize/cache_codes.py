@@ -1,4 +1,4 @@
-"""A graph whose keys and values are cached in 8 bits: a scale a head and channel, codes written and read by the attention node itself."""
+"""A graph whose keys and values are cached in 8 bits. A scale a head and channel; the attention node itself writes and reads the codes."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def largest_states(
     *,
     on_sample: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Float[Tensor, "K D"]]:
-    """Return the largest size of each head's channels in the cache over all tokens of the samples, by the names of the graph's cache.
+    """Return the largest size of each head's channels in the cache, over all tokens of the samples.
 
-    `runner`: of the float graph, whose caches hold `tensors` in the order of `names`. One text at a time: padding has states too.
+    By the names of the graph's cache. `runner`: of the float graph, whose caches hold `tensors` in the order of `names`. One text at a time: padding has states too.
     """
     largest: dict[str, Tensor] = {}
     for sample in samples:
@@ -59,9 +59,9 @@ def refuse_states(graph: ir.Graph) -> None:
 
 
 def cache_in_codes(model: ir.Model, largest: Mapping[str, Float[Tensor, "K D"]]) -> None:
-    """Hold keys and values as int8 between tokens, in place: x = code scale, code = round(x / scale) in [-127, 127].
+    """Hold keys and values as int8 between tokens, in place.
 
-    The past comes in and goes out as codes; the node rounds what it appends, and attends over the rounded numbers, its own token's too.
+    x = code scale, code = round(x / scale) in [-127, 127]. The past comes in and goes out as codes; the node rounds what it appends, and attends over the rounded numbers, its own token's too.
     """
     refuse_states(model.graph)
     for node in model.graph:

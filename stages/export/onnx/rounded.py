@@ -1,4 +1,4 @@
-"""A graph in 16 bits, or with a cache in 8: made of the float32 graph, and what that costs beside torch."""
+"""A graph in 16 bits, or with a cache in 8. Made of the float32 graph, and what that costs beside torch."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def export_rounded(form: OnnxFormat, config: ExportConfig, inputs: ExportInputs,
 
 
 def operator_facts(form: OnnxFormat) -> dict[str, str]:
-    """Return the fact by which a later stage knows that the graph is of ONNX' own operators; none for the usual graph."""
+    """Return the fact that tells a graph of ONNX' own operators; none for the usual graph."""
     return {"operators": form.operators} if form.operators == "standard" else {}
 
 
