@@ -32,7 +32,8 @@ def largest_states(
 ) -> dict[str, Float[Tensor, "K D"]]:
     """Return the largest size of each head's channels in the cache, over all tokens of the samples.
 
-    By the names of the graph's cache. `runner`: of the float graph, whose caches hold `tensors` in the order of `names`. One text at a time: padding has states too.
+    By the names of the graph's cache. `runner`: of the float graph, whose caches hold `tensors` in the order of `names`. One text at a
+    time: padding has states too.
     """
     largest: dict[str, Tensor] = {}
     for sample in samples:
@@ -61,7 +62,8 @@ def refuse_states(graph: ir.Graph) -> None:
 def cache_in_codes(model: ir.Model, largest: Mapping[str, Float[Tensor, "K D"]]) -> None:
     """Hold keys and values as int8 between tokens, in place.
 
-    x = code scale, code = round(x / scale) in [-127, 127]. The past comes in and goes out as codes; the node rounds what it appends, and attends over the rounded numbers, its own token's too.
+    x = code scale, code = round(x / scale) in [-127, 127]. The past comes in and goes out as codes; the node rounds what it appends,
+    and attends over the rounded numbers, its own token's too.
     """
     refuse_states(model.graph)
     for node in model.graph:

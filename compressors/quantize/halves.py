@@ -71,7 +71,8 @@ class Source(Enum):
 def to_halves(model: ir.Model, precision: Half) -> None:
     """Hold a float32 graph's weights in 16 bits and compute its products in them, in place.
 
-    Weights are rounded when they are written. Float inputs and outputs stay float32 but for keys and values, which become 16 bits. Raises ValueError for a graph with branches.
+    Weights are rounded when they are written. Float inputs and outputs stay float32 but for keys and values, which become 16 bits.
+    Raises ValueError for a graph with branches.
     """
     if any(attribute.type == ir.AttributeType.GRAPH for node in model.graph for attribute in node.attributes.values()):
         raise ValueError("the graph has branches, which have no form in 16 bits; accepted: precision float32")
@@ -82,7 +83,8 @@ def to_halves(model: ir.Model, precision: Half) -> None:
 def rounded_results(model: ir.Model) -> None:
     """Let a graph in 16 bits compute in float32 and round each result to them, in place.
 
-    A processor without such kernels can run that. onnxruntime's CPU runs no bfloat16 products, and takes the roundings out of float16 ones: an overflow would pass by unseen.
+    A processor without such kernels can run that. onnxruntime's CPU runs no bfloat16 products, and takes the roundings out of float16
+    ones: an overflow would pass by unseen.
     """
     graph, halves = model.graph, set(HALVES.values())
     widened: dict[ir.Value, ir.Value] = {}

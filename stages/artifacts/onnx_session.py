@@ -70,7 +70,8 @@ def open_session(
 def refuse_fallen(session: Any, provider: str) -> None:
     """Raise ValueError where a node that computes runs elsewhere than on the provider.
 
-    For want of a kernel, in silence, and slowly. The option that forbids the CPU altogether would forbid the shapes too, which onnxruntime puts there by itself.
+    For want of a kernel, in silence, and slowly. The option that forbids the CPU altogether would forbid the shapes too, which
+    onnxruntime puts there by itself.
     """
     if not hasattr(session, "get_provider_graph_assignment_info"):
         raise ValueError(
