@@ -204,7 +204,7 @@ class EvaluateInputs:
 
 
 def refuse_provider(config: EvaluateConfig, model: Facts, *, is_graph: bool) -> None:
-    """Raise ValueError for a provider of onnxruntime where no graph is measured, and for one without kernels of the graph's type."""
+    """Raise ValueError for a provider where no graph is measured, and for one without the graph's kernels."""
     if config.provider != CPU and not is_graph:
         raise ValueError(f"provider is {config.provider!r}, but the model is no ONNX graph; accepted: {CPU!r}")
     if config.provider == CPU and model.get("precision") == "bfloat16":

@@ -1,4 +1,4 @@
-"""What the ONNX form is told: the graph's operators, the types of its numbers and of its cache, and of a denoiser the steps in it."""
+"""What the ONNX form is told. The graph's operators, the types of its numbers and of its cache, and of a denoiser the steps in it."""
 
 from __future__ import annotations
 
