@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from attar.compressors.export.runtime import CPU
+from attar.compressors.masked.filling import FILL_RULES, BelowEntropy, FillRule
 from attar.registry.artifacts.confinement import confined
 from attar.registry.artifacts.handles import (
     AnyData,
@@ -26,6 +27,7 @@ from attar.stages.artifacts.serving.load import ServedConfig
 from attar.stages.contract import StageConfig
 from attar.stages.evaluate.gate_check import GateCheck
 from attar.stages.runtime.device import Precision
+from attar.stages.runtime.method_field import MethodField
 from attar.stages.runtime.older_fields import Moved
 
 # What onnxruntime.get_all_providers() names; whether one is there is known when a session opens.
@@ -79,6 +81,10 @@ class TimingConfig(StageConfig):
 
     served: ServedConfig | None = None
     """With the input tasks: throughput and latency behind an engine, by number of clients. Left out: not measured."""
+
+    fills: Annotated[FillRule, MethodField(FILL_RULES, "fills", "entropy")] = BelowEntropy()
+    """Of a model that fills masks: which masks a pass fills, at least the surest. {kind: entropy, max_nats: 0.5}, or
+    {kind: probability, min_probability: 0.9}; higher entropy and lower probability take fewer passes."""
 
 
 class HarnessConfig(StageConfig):
@@ -206,3 +212,9 @@ def refuse_provider(config: EvaluateConfig, is_graph: bool) -> None:
     """Raise ValueError for a provider of onnxruntime where no graph is measured."""
     if config.provider != CPU and not is_graph:
         raise ValueError(f"provider is {config.provider!r}, but the model is no ONNX graph; accepted: {CPU!r}")
+
+
+def refuse_fills(config: EvaluateConfig) -> None:
+    """Raise ValueError for a rule of filling masks where the model writes from left to right."""
+    if config.timing.fills != BelowEntropy():
+        raise ValueError("timing.fills is given, but the model fills no masks; accepted: left out")

@@ -23,8 +23,8 @@ def headline_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers by name: `accuracy`, its ends `accuracy_low` and `accuracy_high`, `num_questions`; and so for the others."""
     sizes = ("num_parameters", "flops_per_token", "disk_bytes", "memory_bytes")
     numbers = {name: evaluation[name] for name in sizes if name in evaluation}
-    for name in TIMES:
-        numbers |= {key: evaluation["latency"][key] for key in (name, name + LOW, name + HIGH)}
+    times = evaluation["latency"]
+    numbers |= {key: times[key] for name in TIMES for key in (name, name + LOW, name + HIGH) if key in times}
     if evaluation["perplexity"] is not None:
         pieces = evaluation["text_pieces"]
         numbers |= _known("perplexity", perplexity_estimate(pieces))
