@@ -51,9 +51,7 @@ class MaskedForm:
         return [*range(num_prompt), *(num_prompt + index // self.block_size for index in range(num_answer))]
 
 
-def visible(
-    segments: Int[Tensor, "B K"], is_real: Bool[Tensor, "B K"], num_queries: int
-) -> Bool[Tensor, "B 1 Q K"]:
+def visible(segments: Int[Tensor, "B K"], is_real: Bool[Tensor, "B K"], num_queries: int) -> Bool[Tensor, "B 1 Q K"]:
     """Return which columns each of the last Q ones sees: real ones of its segment and of those before. Padding sees itself, so that its
     attention is a number."""
     queries = segments[:, -num_queries:]

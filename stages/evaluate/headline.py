@@ -27,19 +27,19 @@ def headline_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
     numbers |= {key: times[key] for name in TIMES for key in (name, name + LOW, name + HIGH) if key in times}
     if evaluation["perplexity"] is not None:
         pieces = evaluation["text_pieces"]
-        numbers |= _known("perplexity", perplexity_estimate(pieces))
+        numbers |= figure_with_ends("perplexity", perplexity_estimate(pieces))
         numbers[TEXT_TOKENS] = sum(count for _, count in pieces)
         if evaluation.get("text_bytes"):  # evaluations of earlier versions did not count them
-            numbers |= _known("bits_per_byte", bits_per_byte(pieces, evaluation["text_bytes"]))
+            numbers |= figure_with_ends("bits_per_byte", bits_per_byte(pieces, evaluation["text_bytes"]))
     if tasks := evaluation["tasks"]:
         right = evaluation["right"]
-        numbers |= _known(
+        numbers |= figure_with_ends(
             "accuracy", mean_share([right[name] for name in tasks]) if all(map(right.get, tasks)) else None
         )
         numbers["accuracy"] = sum(tasks.values()) / len(tasks)
         numbers |= _counted(QUESTIONS, sum(len(right[name]) for name in tasks))
         for name, value in tasks.items():
-            numbers |= _known(f"accuracy_{name}", share(right[name]) if right[name] else None)
+            numbers |= figure_with_ends(f"accuracy_{name}", share(right[name]) if right[name] else None)
             numbers[f"accuracy_{name}"] = value
             numbers |= _counted(f"{QUESTIONS}_{name}", len(right[name]))
     if evaluation.get("served"):
@@ -79,7 +79,8 @@ def _counted(name: str, count: int) -> dict[str, float]:
     return {name: count} if count else {}
 
 
-def _known(name: str, estimate: Estimate | None) -> dict[str, float]:
+def figure_with_ends(name: str, estimate: Estimate | None) -> dict[str, float]:
+    """Return a figure by its name, and the ends of its interval where they are numbers; nothing for one that is not known."""
     if estimate is None:
         return {}
     ends = {name + LOW: estimate.low, name + HIGH: estimate.high}

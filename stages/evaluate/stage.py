@@ -31,6 +31,7 @@ from attar.stages.artifacts.work_forecast import FORWARD, TOKENS_PER_ROW, num_qu
 from attar.stages.contract import Forecast, stage
 from attar.stages.evaluate.answers.answering import Answering, by_kind, guessed_share, named_tasks
 from attar.stages.evaluate.answers.filled import evaluate_filled, filled_forecast
+from attar.stages.evaluate.answers.kept_answers import write_answers
 from attar.stages.evaluate.blocks import Blocks, ask_in_blocks, order_seed
 from attar.stages.evaluate.classes.classifier import evaluate_classifier
 from attar.stages.evaluate.classes.tagger import evaluate_tagger
@@ -38,7 +39,6 @@ from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs, Measure
 from attar.stages.evaluate.encoder import encoder_evaluation_forecast, evaluate_encoder
 from attar.stages.evaluate.headline import headline_metrics
 from attar.stages.evaluate.images.measures import evaluate_images, image_evaluation_forecast
-from attar.stages.evaluate.answers.kept_answers import write_answers
 from attar.stages.evaluate.paired_evaluations import evaluation_of
 from attar.stages.evaluate.question_pairs import question_ids
 from attar.stages.evaluate.speculation import check_draft, speculation

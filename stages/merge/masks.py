@@ -24,7 +24,9 @@ def merged_masks(students: Sequence[Facts], *, is_searched: bool = False) -> Fac
         ways = ["blocks of {mask_block_size} with {mask_token!r}".format(**own) if own else "none" for own in every]
         raise ValueError(f"students: the masks that they fill are {', '.join(ways)}; accepted: the same of all")
     if every[0] and is_searched:
-        raise ValueError("search: its trials write from left to right, and the students fill masks; accepted: no search")
+        raise ValueError(
+            "search: its trials write from left to right, and the students fill masks; accepted: no search"
+        )
     return every[0]
 
 

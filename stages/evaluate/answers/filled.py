@@ -32,7 +32,7 @@ from attar.stages.contract import Forecast
 from attar.stages.evaluate.answers.answering import guessed_share, sample_of
 from attar.stages.evaluate.answers.kept_answers import write_answers
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
-from attar.stages.evaluate.headline import headline_metrics
+from attar.stages.evaluate.headline import figure_with_ends, headline_metrics
 from attar.stages.evaluate.question_pairs import question_ids
 from attar.stages.evaluate.written import base_evaluation, write_evaluation
 from attar.stages.runtime.device import pick_device, pick_dtype
@@ -51,8 +51,8 @@ def filled_forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ..
     given = [name for name in OTHER_FIELDS if name in config.model_fields_set]
     if given or config.timing.served is not None:
         raise ValueError(
-            f"{[*given, 'timing.served'][0]} is given, but the model fills masks, which it means nothing to; accepted: max_rows, max_new_tokens, batch_size, num_samples, "
-            "precision, part, timing.fills"
+            f"{[*given, 'timing.served'][0]} is given, but the model fills masks, which it means nothing to; accepted: "
+            "max_rows, max_new_tokens, batch_size, num_samples, precision, part, timing.fills"
         )
     for name in OTHER_INPUTS:
         if inputs.get(name):
@@ -76,9 +76,7 @@ def evaluate_filled(config: EvaluateConfig, inputs: EvaluateInputs, content: Pat
     runner = _runner(config, inputs.model)
     stops = stop_token_ids(tokenizer, runner.model.generation_config)
     texts = _filled(config, runner, [row for some in rows.values() for row in some], tokenizer, stops)
-    answers = {
-        prompt: tokenizer.decode(text.token_ids, skip_special_tokens=True) for prompt, text in texts.items()
-    }
+    answers = {prompt: tokenizer.decode(text.token_ids, skip_special_tokens=True) for prompt, text in texts.items()}
     right = {name: right_answers(some, tokenizer, answers) for name, some in rows.items()}
 
     def sample(row: Row) -> dict[str, str]:
@@ -121,8 +119,7 @@ def filled_headline(evaluation: Mapping[str, Any]) -> dict[str, float]:
     }
     numbers: dict[str, float] = {}
     for name, estimate in estimates.items():
-        ends = {name + LOW: estimate.low, name + HIGH: estimate.high}
-        numbers |= {name: estimate.value} | {end: value for end, value in ends.items() if value == value}
+        numbers |= figure_with_ends(name, estimate)
     latency = evaluation["latency"]
     return numbers | {name: latency[name] for name in latency if name.startswith("text_seconds")}
 

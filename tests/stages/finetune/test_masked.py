@@ -169,7 +169,10 @@ def test_a_plan_refuses_what_does_not_fit(store: Store, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("token", "message"),
     [
-        ("<mask>", "rows.masks.token is '<mask>', which is no token of the tokenizer; accepted: one that no text has, such as"),
+        (
+            "<mask>",
+            "rows.masks.token is '<mask>', which is no token of the tokenizer; accepted: one that no text has, such as",
+        ),
         ("<|im_end|>", "rows.masks.token is '<|im_end|>', which ends a text"),
         ("<|im_start|>", "rows.masks.token is '<|im_start|>', which row"),
     ],

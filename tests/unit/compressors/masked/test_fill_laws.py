@@ -14,7 +14,16 @@ from attar.compressors.distill.teachers.student import Student
 from attar.compressors.masked.filling import AboveProbability, BelowEntropy, FillRule, filled_now
 from attar.compressors.masked.hiding import Complements
 from attar.compressors.masked.runner import MaskedRunner
-from tests.unit.compressors.masked.small_filler import CROSS_ENTROPY, END, FORCED, FORM, MASK, TEXTS, small_model, trained
+from tests.unit.compressors.masked.small_filler import (
+    CROSS_ENTROPY,
+    END,
+    FORCED,
+    FORM,
+    MASK,
+    TEXTS,
+    small_model,
+    trained,
+)
 
 PROMPTS = [prompt for prompt, _ in TEXTS]
 ONE_A_PASS = (BelowEntropy(max_nats=0.0), AboveProbability(min_probability=1.0))

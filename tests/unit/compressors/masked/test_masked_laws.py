@@ -123,7 +123,7 @@ def test_draws_depend_on_step_and_example_and_not_on_micro_batches() -> None:
 
     assert unpadded(hidden(4, 1000)) == unpadded(hidden(4, 1))
     assert len({str(hidden(step, 1000)) for step in range(8)}) > 1
-    held_out = [str(list(modality.batches(texts, order, 1000, has_teacher=False))[0].input_ids) for _ in range(2)]
+    held_out = [str(next(iter(modality.batches(texts, order, 1000, has_teacher=False))).input_ids) for _ in range(2)]
     assert held_out[0] == held_out[1]
 
 
