@@ -47,7 +47,7 @@ class MaskedForm:
         return {"mask_token": self.mask_token, "mask_token_id": self.mask_token_id, "block_size": self.block_size}
 
     def segments(self, num_prompt: int, num_answer: int) -> list[int]:
-        """Return the segment of each token of a text: every token of a prompt is its own, and so is every block of an answer."""
+        """Return the segment of each token of a text. Every token of a prompt is its own, and so is every block of an answer."""
         return [*range(num_prompt), *(num_prompt + index // self.block_size for index in range(num_answer))]
 
 

@@ -18,7 +18,7 @@ class HidingRule(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomCount:
-    """Hide k tokens of the T of a block, k drawn evenly from lowest_fraction T to T: every state that decoding passes through.
+    """Hide k tokens of the T of a block, k drawn evenly from lowest_fraction T to T. Every state that decoding passes through.
 
     https://arxiv.org/abs/1904.09324
     """
@@ -37,7 +37,7 @@ class RandomCount:
 
 @dataclass(frozen=True, kw_only=True)
 class Complements:
-    """Hide a share of a block, and in a second view the rest of it: both together learn every token of the block once.
+    """Hide a share of a block, and in a second view the rest of it. Both together learn every token of the block once.
 
     https://arxiv.org/abs/2509.26488
     """

@@ -80,7 +80,7 @@ def _counted(name: str, count: int) -> dict[str, float]:
 
 
 def figure_with_ends(name: str, estimate: Estimate | None) -> dict[str, float]:
-    """Return a figure by its name, and the ends of its interval where they are numbers; nothing for one that is not known."""
+    """Return a figure and the ends of its interval by name, where they are numbers. Nothing of what is not known."""
     if estimate is None:
         return {}
     ends = {name + LOW: estimate.low, name + HIGH: estimate.high}

@@ -119,7 +119,7 @@ Learned = Literal["answers", "all"]
 
 
 class MasksConfig(StageConfig):
-    """Of a causal model that is to fill masks: what stands for a hidden token, and which tokens of an answer a step hides.
+    """Of a causal model that is to fill masks. What stands for a hidden token, and which tokens of an answer a step hides.
 
     A step draws a block of each row's answer; what lies behind it is left out, as in decoding.
     """

@@ -1,4 +1,4 @@
-"""What a merge keeps of students that fill masks: the entry of config.json by which the model is read, and its facts."""
+"""What a merge keeps of students that fill masks. The entry of config.json by which the model is read, and its facts."""
 
 from __future__ import annotations
 

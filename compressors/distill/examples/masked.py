@@ -19,16 +19,16 @@ NO_MASS_NATS = -40.0
 
 @dataclass(frozen=True)
 class HiddenView:
-    """An example up to the end of one of its blocks, and which tokens of that answer are hidden: some of the block's."""
+    """An example up to the end of one of its blocks, and which tokens of that answer are hidden. Some of the block's."""
 
     example: Example
     hidden: Bool[Tensor, "T"]
 
 
 def with_whole_blocks(example: Example, block_size: int, stop_ids: Collection[int]) -> Example:
-    """Return an example whose last block is filled up with the token that ends its answer; as it is where no such token does.
+    """Return an example whose last block is filled up with the token that ends its answer.
 
-    What stands behind an end is written too, and cut off: it must be learned. A recorded teacher says the same of it.
+    As it is where no such token does. What stands behind an end is written too, and cut off: it must be learned. A recorded teacher says the same of it.
     """
     num_missing = -len(example.answer_ids) % block_size
     if not num_missing or example.answer_ids[-1] not in stop_ids:
@@ -59,7 +59,10 @@ def hidden_views(
 
 
 def hide(batch: Batch, views: Sequence[HiddenView], form: MaskedForm) -> Batch:
-    """Return a batch of views (one a row, in order) with their hidden tokens masked, the others not learned, and blocks seen from both sides."""
+    """Return a batch of views with their hidden tokens masked, which alone are learned, and blocks seen from both sides.
+
+    `views`: those of its rows, in order.
+    """
     input_ids = batch.input_ids.clone()
     segments = torch.zeros_like(input_ids)
     for row, view in enumerate(views):

@@ -65,7 +65,7 @@ class MaskedText:
 
 @torch.no_grad()
 def sees_both_sides(student: Student, form: MaskedForm) -> bool:
-    """Say whether a hidden token is told by the one behind it: a family that carries a state from left to right heeds no mask."""
+    """Say whether a hidden token is told by the token behind it. A family that carries a state from left to right heeds no mask."""
     probe = replace(form, block_size=3)
     hidden = torch.tensor([False, True, False])
     outputs = []

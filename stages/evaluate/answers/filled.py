@@ -1,4 +1,4 @@
-"""Evaluate a model that fills masks: which questions it answers right, in how many passes a text, and in what time."""
+"""Evaluate a model that fills masks. Which questions it answers right, in how many passes a text, and in what time."""
 
 from __future__ import annotations
 

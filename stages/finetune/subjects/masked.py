@@ -31,7 +31,10 @@ KNOWN_FACTS = frozenset({"pass_rates"})
 
 
 def check_masked_training(config: FinetuneConfig, model: Facts, *, has_teacher: bool) -> None:
-    """Raise ValueError for what a student that fills masks does not learn by, and for a model that fills masks without `rows.masks`."""
+    """Raise ValueError for what a student that fills masks does not learn by.
+
+    And for a model that fills masks already, without `rows.masks` or with others.
+    """
     masks, own = config.rows.masks, model.get("mask_token")
     if masks is None:
         if fills_masks(model):

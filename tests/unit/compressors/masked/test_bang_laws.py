@@ -1,4 +1,4 @@
-"""Laws of students that write a block in one pass, and of texts that come in easy ones first (self-paced mixed distillation, BANG)."""
+"""Laws of students that write a block in one pass, and of easy texts first (self-paced mixed distillation, BANG)."""
 
 from __future__ import annotations
 
