@@ -28,7 +28,8 @@ class HiddenView:
 def with_whole_blocks(example: Example, block_size: int, stop_ids: Collection[int]) -> Example:
     """Return an example whose last block is filled up with the token that ends its answer.
 
-    As it is where no such token does. What stands behind an end is written too, and cut off: it must be learned. A recorded teacher says the same of it.
+    As it is where no such token does. What stands behind an end is written too, and cut off: it must be learned. A recorded teacher says
+    the same of it.
     """
     num_missing = -len(example.answer_ids) % block_size
     if not num_missing or example.answer_ids[-1] not in stop_ids:
