@@ -99,7 +99,7 @@ def test_a_model_that_is_sure_of_what_it_learned_takes_at_most_half_the_passes(f
         sum(text.num_forwards for text in written(filler, BelowEntropy(max_nats=nats), max_new_tokens=8))
         for nats in (0.0, 0.5)
     ]
-    assert passes[0] == sum(len(answer) for _, answer in TEXTS) and passes[1] <= passes[0] / 2, passes
+    assert passes[1] <= passes[0] / 2 and passes[0] <= 4 * 4, passes  # of four blocks
 
 
 def test_certainty_fills_at_once_what_the_data_leave_in_doubt() -> None:
