@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from attar.compressors.export.runtime import CPU
 from attar.compressors.masked.filling import FILL_RULES, BelowEntropy, FillRule
 from attar.registry.artifacts.confinement import confined
+from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import (
     AnyData,
     AnyGraph,
@@ -23,6 +24,7 @@ from attar.registry.artifacts.handles import (
     OnnxArtifact,
     PrefixArtifact,
 )
+from attar.registry.artifacts.subjects import fills_masks
 from attar.stages.artifacts.serving.load import ServedConfig
 from attar.stages.contract import StageConfig
 from attar.stages.evaluate.gate_check import GateCheck
@@ -214,7 +216,9 @@ def refuse_provider(config: EvaluateConfig, is_graph: bool) -> None:
         raise ValueError(f"provider is {config.provider!r}, but the model is no ONNX graph; accepted: {CPU!r}")
 
 
-def refuse_fills(config: EvaluateConfig) -> None:
-    """Raise ValueError for a rule of filling masks where the model writes from left to right."""
+def refuse_fills(config: EvaluateConfig, beside: Sequence[Facts]) -> None:
+    """Raise ValueError for a rule of filling masks, or a model that does, beside one that writes from left to right."""
+    if any(map(fills_masks, beside)):
+        raise ValueError("input beside fills masks, and the model does not; accepted: the other way round")
     if config.timing.fills != BelowEntropy():
         raise ValueError("timing.fills is given, but the model fills no masks; accepted: left out")

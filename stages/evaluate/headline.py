@@ -13,8 +13,8 @@ from attar.registry.release.figures import HIGH, LOW, QUESTIONS, TEXT_TOKENS
 from attar.stages.artifacts.prefix.figures import prefix_headline
 from attar.stages.evaluate.speculation import best_draft
 
-# Figures that are times.
-TIMES = ("prefill_seconds", "decode_seconds_per_token")
+# Figures that are times; the last is of models that fill masks.
+TIMES = ("prefill_seconds", "decode_seconds_per_token", "text_seconds")
 # And those of a served model, of each number of clients.
 SERVED = ("tokens_per_second", "request_seconds")
 

@@ -58,7 +58,7 @@ def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     refuse_other_data(inputs["model"][0], inputs.get("tasks", ()))
     if fills_masks(inputs["model"][0]):
         return filled_forecast(config, inputs)
-    refuse_fills(config)
+    refuse_fills(config, inputs.get("beside", ()))
     if inputs.get("form") and config.timing.served is None:
         raise ValueError("form is read where serving is measured: set timing.served, or leave the input out")
     check_prefix(inputs, is_served=config.timing.served is not None)

@@ -106,7 +106,7 @@ def evaluate_filled(config: EvaluateConfig, inputs: EvaluateInputs, content: Pat
 
 
 def filled_headline(evaluation: Mapping[str, Any]) -> dict[str, float]:
-    """Return `forwards_per_text` and `tokens_per_forward` over all tasks, the first by task too, with their intervals, and seconds a text."""
+    """Return `forwards_per_text` and `tokens_per_forward` over all tasks, the first by task too, with intervals."""
     passes = evaluation["passes"]
     forwards, tokens = ([count for task in passes.values() for count in task[name]] for name in ("forwards", "tokens"))
     estimates = {
@@ -120,8 +120,7 @@ def filled_headline(evaluation: Mapping[str, Any]) -> dict[str, float]:
     numbers: dict[str, float] = {}
     for name, estimate in estimates.items():
         numbers |= figure_with_ends(name, estimate)
-    latency = evaluation["latency"]
-    return numbers | {name: latency[name] for name in latency if name.startswith("text_seconds")}
+    return numbers
 
 
 def _rows(config: EvaluateConfig, inputs: EvaluateInputs) -> dict[str, list[Row]]:
