@@ -48,7 +48,8 @@ class Batch:
     `has_teacher`: tokens that a recorded teacher speaks of, or a live one (all). `locations`: (index of the example, row, first column) of
     each example; `sequences`: which of them each learned token is of, and `facts` what is known of it. `hinted`: the same answers behind
     what the teacher reads. Packed rows carry `position_ids` that restart at each example and no attention mask: transformers keeps the
-    examples apart by that. A mask of pairs says which columns each token sees (masked.py). `scales`: the guidance scale of each row, where the examples have one; they cannot be packed then.
+    examples apart by that. A mask of pairs says which columns each token sees (masked.py). `scales`: the guidance scale of each row, where
+    the examples have one; they cannot be packed then.
     """
 
     input_ids: Int[Tensor, "B T"]
