@@ -67,7 +67,7 @@ def test_evaluate_counts_passes_and_a_second_training_goes_on(
     assert slow.facts["tokens_per_forward"] <= 1 < fast.facts["tokens_per_forward"]
     assert fast.facts["forwards_per_text"] <= 2 and fast.facts["text_seconds"] > 0
     content = json.loads((fast.path / "evaluation.json").read_text())
-    assert content["num_rows"] == {"questions": 3} and len(content["samples"]) == 1
+    assert content["num_rows"] == {"sums": 3} and len(content["samples"]) == 1
     assert content["latency"]["beside"]["model_fingerprint"] == model.fingerprint
     certain = {"divergence": "student_entropy", "temperature": 0.5, "token_weight": "correct", "weight": 8.0}
     second = {
