@@ -33,14 +33,15 @@ class MaskedForm:
         entry = config.get(CONFIG_KEY)
         if entry is None:
             return None
-        wanted = {"mask_token": str, "mask_token_id": int, "block_size": int}
-        is_form = isinstance(entry, Mapping) and all(type(entry.get(name)) is kind for name, kind in wanted.items())
-        if not is_form or min(entry["mask_token_id"], entry["block_size"] - 1) < 0:
+        names = ("mask_token", "mask_token_id", "block_size")
+        token, token_id, size = (entry.get(name) if isinstance(entry, Mapping) else None for name in names)
+        is_form = isinstance(token, str) and isinstance(token_id, int) and isinstance(size, int)
+        if not is_form or token_id < 0 or size < 1:
             raise ValueError(
                 f"config.json: {CONFIG_KEY} is {str(entry)[:80]}; accepted: mask_token (text), mask_token_id (0 or more) and block_size "
                 "(1 or more)"
             )
-        return MaskedForm(**{name: entry[name] for name in wanted})
+        return MaskedForm(mask_token=token, mask_token_id=token_id, block_size=size)
 
     def entry(self) -> dict[str, Any]:
         """Return what config.json says of it."""

@@ -77,7 +77,7 @@ class Masking:
 
     token: str
     block_size: int
-    rule: HidingRule = field(default_factory=RandomCount)
+    hide: HidingRule = field(default_factory=RandomCount)
 
 
 def _of_order(num_tokens: int, count: int, generator: torch.Generator) -> Bool[Tensor, "T"]:

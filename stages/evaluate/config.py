@@ -217,7 +217,7 @@ def refuse_provider(config: EvaluateConfig, is_graph: bool) -> None:
 
 
 def refuse_fills(config: EvaluateConfig, beside: Sequence[Facts]) -> None:
-    """Raise ValueError for a rule of filling masks, or a model that does, beside one that writes from left to right."""
+    """Raise ValueError for a rule of filling masks, or a model that does, beside a model that does not."""
     if any(map(fills_masks, beside)):
         raise ValueError("input beside fills masks, and the model does not; accepted: the other way round")
     if config.timing.fills != BelowEntropy():

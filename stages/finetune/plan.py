@@ -151,11 +151,11 @@ class TrainingPlan:
         device, reduction, policy = pick_device(), config.reduction, policy_of(config.rollout)
         is_recorded = reads_record(config.teacher.record, inputs.teacher is not None)
         is_recorded = is_recorded and uses_teacher(reduction.objectives, policy)
-        learned, compute = config.rows, config.compute
+        learned, compute, masks = config.rows, config.compute, config.rows.masks
         return TrainingPlan(
             device=device,
             dtype=pick_dtype("float32" if inputs.model.subject is IMAGES else config.compute.precision, device),
-            adaptation=adaptation_of(config.adapt, inputs.model.facts, learned.masks and learned.masks.masking),
+            adaptation=adaptation_of(config.adapt, inputs.model.facts, masks and Masking(**dict(masks))),
             reduction=at_exits(reduction, config.adapt.exits),
             teaching=Teaching(
                 sources=_sources(config, inputs, reduction, reads_record=is_recorded),

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from attar.compressors.images.augment import AUGMENTATIONS, Augmentation
-from attar.compressors.masked.hiding import HIDING_RULES, HidingRule, Masking, RandomCount
+from attar.compressors.masked.hiding import HIDING_RULES, HidingRule, RandomCount
 from attar.stages.contract import StageConfig
 from attar.stages.finetune.objective_spec import Component, built
 from attar.stages.runtime.device import Precision
@@ -133,11 +133,6 @@ class MasksConfig(StageConfig):
     hide: Annotated[HidingRule, MethodField(HIDING_RULES, "hide", "random")] = RandomCount()
     """Which tokens of the block are hidden and learned: {kind: random} so many of them, {kind: complements, fraction: 0.5} a half and in a
     second view the other, {kind: whole} all."""
-
-    @property
-    def masking(self) -> Masking:
-        """What training does by it."""
-        return Masking(token=self.token, block_size=self.block_size, rule=self.hide)
 
 
 class RowsConfig(StageConfig):

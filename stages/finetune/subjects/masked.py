@@ -118,7 +118,7 @@ def build_masked_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) 
         )
     if plan.passes.gradient_checkpointing:
         student.checkpoint_blocks()
-    return assembled(plan, student, rows, MaskedText(form, masking.rule, plan.seed), {}, workdir)  # type: ignore[arg-type]
+    return assembled(plan, student, rows, MaskedText(form, masking.hide, plan.seed), {}, workdir)  # type: ignore[arg-type]
 
 
 def masked_form(masking: Masking, tokenizer: Any, stop_ids: Sequence[int]) -> MaskedForm:
