@@ -35,8 +35,9 @@ class MaskedForm:
             return None
         names = ("mask_token", "mask_token_id", "block_size")
         token, token_id, size = (entry.get(name) if isinstance(entry, Mapping) else None for name in names)
-        is_form = isinstance(token, str) and isinstance(token_id, int) and isinstance(size, int)
-        if not is_form or token_id < 0 or size < 1:
+        if not (
+            isinstance(token, str) and isinstance(token_id, int) and isinstance(size, int) and token_id >= 0 < size
+        ):
             raise ValueError(
                 f"config.json: {CONFIG_KEY} is {str(entry)[:80]}; accepted: mask_token (text), mask_token_id (0 or more) and block_size "
                 "(1 or more)"
