@@ -22,5 +22,6 @@ IMAGE_SMOKES: dict[str, dict[str, Any]] = {
     "sla": {"losses": {"labels": 1.0, "label_augmentation": 1.0}, "changes": image_quick(8)},
     "lsskd": {"losses": {"labels": 1.0, "stage_heads": 1.0}, "changes": image_quick(8)},
     "mdcs": {"losses": {"diverse_experts": 1.0}, "changes": image_quick(8, **{"digits.config.tail_fraction": 0.2})},
+    "resolution": {"losses": {"labels": 1.0}, "changes": image_quick(8)},
     "ssld": {"losses": {"label_free": 1.0}, "changes": image_quick(8), "until": "student"},
 }
