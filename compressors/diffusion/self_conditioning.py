@@ -57,7 +57,7 @@ class SelfConditioning(nn.Module):
         return tuple(changed)
 
     def forget(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Drop what a finished pass kept: it holds the pass's graph."""
+        """Drop what a finished pass added: it holds the pass's graph."""
         self._added.clear()
 
 
@@ -87,10 +87,10 @@ def pooled_features(
     classes: Tensor,
 ) -> Float[Tensor, "B F"]:
     """Return what a net's middle makes of noised images, pooled."""
-    kept: list[Tensor] = []
-    handle = bottleneck.block.register_forward_hook(lambda module, args, output: kept.append(pooled(output)))
+    outputs: list[Tensor] = []
+    handle = bottleneck.block.register_forward_hook(lambda module, args, output: outputs.append(pooled(output)))
     try:
         net(states, times, class_labels=classes, return_dict=False)
     finally:
         handle.remove()
-    return kept[0].float()
+    return outputs[0].float()

@@ -12,30 +12,34 @@ MAX_ITERATIONS = 400
 
 
 def nearest_classes(
-    known: Float[Tensor, "N F"], labels: Int[Tensor, "N"], asked: Float[Tensor, "M F"], num_neighbours: int
+    known: Float[Tensor, "N F"], labels: Int[Tensor, "N"], queries: Float[Tensor, "M F"], num_neighbours: int
 ) -> Int[Tensor, "M"]:
     """Return the class that most of the nearest known features are of, each weighed by exp(cosine / 0.07). https://arxiv.org/abs/1805.01978"""
-    known, asked = (nn.functional.normalize(features.double(), dim=1) for features in (known, asked))
-    likeness, rows = (asked @ known.T).topk(min(num_neighbours, len(known)), dim=1)
-    votes = torch.zeros(len(asked), int(labels.max()) + 1, dtype=torch.double)
+    known, queries = (nn.functional.normalize(features.double(), dim=1) for features in (known, queries))
+    likeness, rows = (queries @ known.T).topk(min(num_neighbours, len(known)), dim=1)
+    votes = torch.zeros(len(queries), int(labels.max()) + 1, dtype=torch.double)
     votes.scatter_add_(1, labels[rows], (likeness / TEMPERATURE).exp())
     return votes.argmax(dim=1)
 
 
 def linear_classes(
-    known: Float[Tensor, "N F"], labels: Int[Tensor, "N"], asked: Float[Tensor, "M F"]
+    known: Float[Tensor, "N F"], labels: Int[Tensor, "N"], queries: Float[Tensor, "M F"]
 ) -> Int[Tensor, "M"]:
-    """Return the class that logistic regression on the known features takes each of the asked ones for.
+    """Return the class that logistic regression on the known features takes each query for.
 
     It minimises sum_n CE_n + |W|^2 / 2 of features that are standardised by the known ones, to the end: nothing is drawn, nothing stopped.
     """
     mean, deviation = known.double().mean(dim=0), known.double().std(dim=0).clamp(min=1e-8)
-    known, asked = ((features.double() - mean) / deviation for features in (known, asked))
+    known, queries = ((features.double() - mean) / deviation for features in (known, queries))
     num_classes = int(labels.max()) + 1
     weight = torch.zeros(num_classes, known.shape[1], dtype=torch.double, requires_grad=True)
     bias = torch.zeros(num_classes, dtype=torch.double, requires_grad=True)
     solver = torch.optim.LBFGS(
-        [weight, bias], max_iter=MAX_ITERATIONS, tolerance_grad=1e-7, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+        [weight, bias],
+        max_iter=MAX_ITERATIONS,
+        tolerance_grad=1e-7,
+        tolerance_change=1e-12,
+        line_search_fn="strong_wolfe",
     )
 
     def loss() -> Tensor:
@@ -48,4 +52,4 @@ def linear_classes(
 
     with torch.enable_grad():
         solver.step(loss)  # type: ignore[arg-type] - a float is a tensor of none
-    return (asked @ weight.T + bias).detach().argmax(dim=1)
+    return (queries @ weight.T + bias).detach().argmax(dim=1)

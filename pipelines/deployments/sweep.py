@@ -86,12 +86,17 @@ def sweep(
         study.optimize(objective, n_trials=remaining, catch=(ValueError, TrialFailed))
     chosen = knee_trial(study, quality, knee)
     _report_front(study, home, recipe, node, quality, chosen)
-    rows = pareto_rows(study, quality, chosen)
+    return _ended(study, quality, chosen)
+
+
+def _ended(study: optuna.Study, quality: str, knee: int | None) -> State:
+    """Return how a search ended, with its table; failed where no trial has numbers."""
+    rows = pareto_rows(study, quality, knee)
     if not rows:
         return Failed(message="; ".join(sorted({str(axis.user_attrs.get("why", "")) for axis in study.trials})))
     create_table_artifact(rows, key="pareto", description=f"{study.study_name}: quality, size and latency by trial")
     message = f"{len(rows)} trials, {sum('*' in row['best'] for row in rows)} on the front"
-    return Completed(message=message + (f", knee: trial {chosen}" if chosen is not None else ""), data=rows)
+    return Completed(message=message + (f", knee: trial {knee}" if knee is not None else ""), data=rows)
 
 
 def _check(space: list[Dimension], recipe: str, node: str) -> None:
@@ -136,7 +141,11 @@ def pareto_rows(study: optuna.Study, quality: str, knee: int | None = None) -> l
             f"{quality} held out": reported.get(str(trial.number), ""),
         }
         speed = trial.user_attrs.get("speed", TIMINGS[0].column)
-        row |= {"parameters M": f"{size / 1e6:.3f}", speed: f"{seconds * 1e3:.3f}", **trial.user_attrs.get("counted", {})}
+        row |= {
+            "parameters M": f"{size / 1e6:.3f}",
+            speed: f"{seconds * 1e3:.3f}",
+            **trial.user_attrs.get("counted", {}),
+        }
         rows.append({**row, **trial.user_attrs["fields"], "run": trial.user_attrs["run"]})
     return sorted(rows, key=lambda row: (row["best"] == "", row["trial"]))
 
@@ -146,9 +155,7 @@ def part_field(node: str) -> str:
     return f"{node}.config.part"
 
 
-def _report_front(
-    study: optuna.Study, home: Path, recipe: str, node: str, quality: str, knee: int | None
-) -> None:
+def _report_front(study: optuna.Study, home: Path, recipe: str, node: str, quality: str, knee: int | None) -> None:
     """Measure what nothing beats, and the knee, on the held-out rows, each once: only the evaluation is new, the rest lies in the store."""
     front = {trial.number for trial in study.best_trials} | ({knee} if knee is not None else set())
     for trial in (trial for trial in study.get_trials() if trial.number in front):

@@ -149,9 +149,9 @@ def _attentions_of_transformer(net: Any) -> list[GuidedAttention]:
 
 def _middle_of_unet(net: Any) -> Bottleneck:
     """Return the block between down and up, the last of down where there is none, and the blocks of up."""
-    width, told = net.config.block_out_channels[-1], net.time_embedding.linear_2.out_features
+    width, condition_width = net.config.block_out_channels[-1], net.time_embedding.linear_2.out_features
     block = net.down_blocks[-1] if net.mid_block is None else net.mid_block
-    return Bottleneck(block, tuple(net.up_blocks), 2, width, told)
+    return Bottleneck(block, tuple(net.up_blocks), 2, width, condition_width)
 
 
 def _middle_of_transformer(net: Any) -> Bottleneck:

@@ -47,10 +47,10 @@ def probed(config: ProbeConfig, denoiser: Denoiser, train: LabelledImages, real:
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(some.images.shape, generator=generator)
         features.append(_features(config, denoiser, some.images, noise, counter.advance))
-    learned, asked = features
+    learned, queries = features
     classes = {
-        KNN: nearest_classes(learned, train.labels, asked, config.num_neighbours),
-        LINEAR: linear_classes(learned, train.labels, asked),
+        KNN: nearest_classes(learned, train.labels, queries, config.num_neighbours),
+        LINEAR: linear_classes(learned, train.labels, queries),
     }
     right = {name: (taken == real.labels).double().tolist() for name, taken in classes.items()}
     shown = ", ".join(f"{name} {share(rows).value:.1%}" for name, rows in right.items())
@@ -73,7 +73,7 @@ def _features(config: ProbeConfig, denoiser: Denoiser, images: Tensor, noise: Te
     for some, added in zip(images.split(BATCH_SIZE), noise.split(BATCH_SIZE), strict=True):
         times = torch.full((len(some),), time)
         states, any_class = process.noised(some, times, added), torch.full((len(some),), denoiser.num_labels - 1)
-        told = (states.to(device), times.to(device), any_class.to(device))
-        parts.append(pooled_features(denoiser.net, denoiser.bottleneck, *told).cpu())
+        inputs = (states.to(device), times.to(device), any_class.to(device))
+        parts.append(pooled_features(denoiser.net, denoiser.bottleneck, *inputs).cpu())
         advance(len(some))
     return torch.cat(parts)

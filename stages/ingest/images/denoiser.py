@@ -97,7 +97,9 @@ def ingest_denoiser(
     side, labels = artifact.facts.sample_size, artifact.facts.num_labels
     note(f"a denoiser of {side} x {side} images, told {labels} classes, that predicts {artifact.facts.prediction}")
     if denoiser.is_self_conditioned:
-        note("self-conditioned: diffusers itself reads the folder without that path, with a warning; Attar and the graph have it")
+        note(
+            "self-conditioned: diffusers itself reads the folder without that path, with a warning; Attar and the graph have it"
+        )
     return artifact
 
 

@@ -115,7 +115,9 @@ def test_features_are_probed_and_tell_the_shades(
 def test_a_probe_of_what_has_no_features_is_refused(model: dict[str, Any], others: tuple[Any, ...], line: str) -> None:
     routes = [[0, 1], [2]] if others else []
     with pytest.raises(ValueError) as refused:
-        sample.forecast(SampleConfig(**FEW, probe={}, routes=routes), {"model": (model,), "data": (DATA,), "others": others})
+        sample.forecast(
+            SampleConfig(**FEW, probe={}, routes=routes), {"model": (model,), "data": (DATA,), "others": others}
+        )
     assert line in str(refused.value)
 
 

@@ -17,7 +17,12 @@ from attar.stages.scan.search_blocks import SearchBlocksConfig, SearchBlocksInpu
 from attar.stages.scan.tables import TABLE, read_scores
 from tests.stages.artifacts.images.conftest import ingested
 
-SHORT: dict[str, Any] = {"num_steps": 4, "batch_size": 8, "checkpoint_every": 2, "voting": {"every": 1, "num_teachers": 2}}
+SHORT: dict[str, Any] = {
+    "num_steps": 4,
+    "batch_size": 8,
+    "checkpoint_every": 2,
+    "voting": {"every": 1, "num_teachers": 2},
+}
 
 
 def metrics_of(path: Path) -> dict[str, list[float]]:

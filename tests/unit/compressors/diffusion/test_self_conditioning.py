@@ -17,10 +17,10 @@ class Block(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.map, self.told = nn.Linear(width, width), nn.Linear(width, width)
+        self.map, self.condition_map = nn.Linear(width, width), nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, condition: Tensor) -> Tensor:
-        return tokens + self.map(tokens + self.told(condition)[:, None]).tanh()
+        return tokens + self.map(tokens + self.condition_map(condition)[:, None]).tanh()
 
 
 class Net(nn.Module):

@@ -60,4 +60,9 @@ def test_a_sweep_of_images_shows_cost_beside_its_area() -> None:
     assert knee_trial(study, "auroc", 0.0) is None and knee_trial(study, "auroc", 0.02) == 2
     rows = pareto_rows(study, "auroc", 2)
     assert [row["best"] for row in rows] == ["*", "*", "* knee", "*"]
-    assert (rows[2]["auroc"], rows[2]["95%"], rows[2]["ms/image"], rows[2]["MFLOPs/image"]) == ("0.8100", "[0.6, 0.9]", "9.000", "9.0")
+    assert (rows[2]["auroc"], rows[2]["95%"], rows[2]["ms/image"], rows[2]["MFLOPs/image"]) == (
+        "0.8100",
+        "[0.6, 0.9]",
+        "9.000",
+        "9.0",
+    )
