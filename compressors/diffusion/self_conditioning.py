@@ -1,4 +1,4 @@
-"""Condition the later blocks of a denoiser on what its middle makes of the image: features that say most are learned there."""
+"""Condition the later blocks of a denoiser on what its middle makes of the image. Features that say most are learned there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well classes can be told by features of images that stay as they are: by the nearest neighbours, and by one matrix."""
+"""Tell classes by features of images that stay as they are, by the nearest neighbours and by logistic regression."""
 
 from __future__ import annotations
 

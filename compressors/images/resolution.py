@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def check_patches(size: Any, patch: Any) -> None:
-    """Raise ValueError for a side, or one of two, that patches do not divide: what is over at its edges would go unread, without a word."""
+    """Raise ValueError for a side, or one of two, that patches do not divide. What is over at its edges would go unread."""
     sides = size if isinstance(size, list | tuple) else [size]
     if isinstance(patch, int) and patch > 0 and any(isinstance(side, int) and side % patch for side in sides):
         raise ValueError(

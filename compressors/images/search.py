@@ -78,7 +78,7 @@ class _Mix:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchRates:
-    """How fast weights and gates move, and by how many earlier nets of how many steps apart the weights are taught.
+    """How fast weights and gates move, and how many earlier nets, how many steps apart, teach.
 
     With `teacher_weight` 0 it is DARTS of the first order.
     """
@@ -114,7 +114,8 @@ class Search:
         self.step += 1
         if self._rates.teacher_weight and self.step % self._rates.every == 0:
             self._snapshots.append(_copied(dict(self.supernet.named_parameters())))
-        return {"train_labels_nats": float(loss), "validation_labels_nats": float(chosen), "voting_nats": float(taught)}
+        losses = {"train_labels_nats": loss, "validation_labels_nats": chosen, "voting_nats": taught}
+        return {name: float(value.detach()) for name, value in losses.items()}
 
     def state(self) -> dict[str, Any]:
         """Return all that is needed to go on to the same gates."""

@@ -46,7 +46,7 @@ def cost_of(facts: Facts) -> float:
 
 
 def knee_of(trials: Sequence[Measured], tolerance: float, *, is_more_better: bool) -> int | None:
-    """Return the number of the cheapest trial within a share `tolerance` of the best quality; of two as cheap the better. None without trials.
+    """Return the cheapest trial within a share `tolerance` of the best quality, by its number. Of two as cheap the better; None without trials.
 
     https://arxiv.org/abs/2510.07191 reads such a knee off a curve of resolutions.
     """

@@ -79,7 +79,7 @@ def write_block_scores(content: Path, classifier: ImageClassifier, name: str, va
 
 
 def that_can_go(blocks: list[Block], values: list[float]) -> list[float]:
-    """Return the scores, infinite where a block must stay: it changes width or size, or does most of a stage whose blocks all could go."""
+    """Return the scores, infinite where a block must stay. It changes width or size, or does most of a stage whose blocks all could go."""
     scores = [value if block.can_go else float("inf") for block, value in zip(blocks, values, strict=True)]
     for stage in {block.stage for block in blocks}:
         own = [index for index, block in enumerate(blocks) if block.stage == stage]

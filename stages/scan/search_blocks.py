@@ -112,7 +112,7 @@ def _forecast(config: SearchBlocksConfig, inputs: Mapping[str, tuple[Facts, ...]
 
 @stage("search_blocks", version=1, forecast=_forecast)
 def search_blocks(config: SearchBlocksConfig, inputs: SearchBlocksInputs, workdir: Path) -> ScanArtifact:
-    """Score blocks by gates between each and handing on what it reads, as a scan that `prune` takes with metric architecture.
+    """Score blocks by gates between each and handing on what it reads, as a scan for `prune`, metric architecture.
 
     Weights and gates learn in turns; both go behind the search: what is cut is the model that came. Tells the accuracy of the net with its
     gates, and with the blocks taken out instead. Raises ValueError for data without images to train or to choose on.

@@ -1,4 +1,4 @@
-"""What a denoiser's middle knows of an image's class: k nearest neighbours and a linear probe on its features, the net as it is."""
+"""What a denoiser's middle knows of an image's class, by nearest neighbours and by a linear probe on its features."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from attar.compressors.diffusion.self_conditioning import pooled_features
 from attar.compressors.images.probe import linear_classes, nearest_classes
 from attar.compressors.measure.paired import share
 from attar.registry.artifacts.facts import Facts
+from attar.registry.release.figures import HIGH, LOW
 from attar.stages.artifacts.denoiser.folder import Denoiser
 from attar.stages.artifacts.denoiser.images import LabelledImages, has_any_class
 from attar.stages.compare.sample.config import ProbeConfig
-from attar.stages.evaluate.images.figures import known
 from attar.stages.runtime.progress import bar, note
 
 BATCH_SIZE = 256
@@ -23,7 +23,7 @@ KNN, LINEAR = "knn_accuracy", "linear_probe_accuracy"
 
 
 def check_probe(config: ProbeConfig | None, model: Facts, others: Sequence[Facts], data: Sequence[Facts]) -> None:
-    """Raise ValueError for a probe of what has no net to look into, and of a net that cannot but be told the class."""
+    """Raise ValueError for a probe of what has no net inside, and of a net that must be told the class."""
     if config is None:
         return
     if "num_steps" in model or others:
@@ -62,7 +62,8 @@ def probe_headline(probe: Mapping[str, Any]) -> dict[str, float]:
     """Return the shares with the ends of their intervals, by name."""
     numbers: dict[str, float] = {}
     for name, right in probe["right"].items():
-        numbers |= known(name, share(right))
+        estimate = share(right)
+        numbers |= {name: estimate.value, name + LOW: estimate.low, name + HIGH: estimate.high}
     return numbers
 
 

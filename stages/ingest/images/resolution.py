@@ -19,7 +19,7 @@ OF_SIZE = ("num_products", "num_parameters", "num_block_parameters")
 
 
 def check_resolution(source: ModelSource, side: int, sizes: dict[str, int]) -> None:
-    """Raise ValueError for a side that the net's patches do not divide, as far as its source can be looked into. `sizes`: of a random one."""
+    """Raise ValueError for a side that the net's patches do not divide, as far as its source tells. `sizes`: of a random one."""
     if source.scheme == "random":
         check_patches(side, random_patch(source.parts["family"], **sizes))
     elif source.scheme == "folder" and (source.path / "config.json").is_file():

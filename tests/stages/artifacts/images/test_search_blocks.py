@@ -13,6 +13,7 @@ from attar.registry.artifacts.handles import ImageClassifierArtifact, ImageDatas
 from attar.registry.artifacts.store import Store
 from attar.stages.prune.config import PruneConfig, PruneInputs
 from attar.stages.prune.stage import prune
+from attar.stages.runtime.progress import hearing, listen
 from attar.stages.scan.search_blocks import SearchBlocksConfig, SearchBlocksInputs, search_blocks
 from attar.stages.scan.tables import TABLE, read_scores
 from tests.stages.artifacts.images.conftest import ingested
@@ -66,9 +67,10 @@ def test_a_search_that_stops_goes_on_to_the_same_gates(
     with pytest.raises(KeyboardInterrupt):
         search_blocks.execute(config, inputs, store, is_forced=True)
     monkeypatch.setattr(Search, "advance", advance)
-    again = search_blocks.execute(config, inputs, store, is_forced=True).artifact
-    assert (again.path / TABLE).read_bytes() == expected
-    assert "continuing at step 2 of 4" in (again.path / "records" / "notes.txt").read_text()
+    notes: list[str] = []
+    with listen(hearing(note=lambda note: notes.append(note.text))):
+        again = search_blocks.execute(config, inputs, store, is_forced=True).artifact
+    assert (again.path / TABLE).read_bytes() == expected and "continuing at step 2 of 4" in notes
 
 
 @pytest.mark.parametrize(
