@@ -18,7 +18,7 @@ from attar.compressors.images.statistics import without_open_gates
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.files import whole_file
 from attar.registry.artifacts.handles import ImageClassifierArtifact, ImageDatasetArtifact, ScanArtifact
-from attar.stages.artifacts.dataset.partition import choosing_part, shared_rows_note
+from attar.stages.artifacts.dataset.partition import shared_rows_note
 from attar.stages.artifacts.images.dataset import ImageBytes, read_image_rows
 from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.artifacts.images.folder import load_classifier
@@ -152,7 +152,7 @@ class _Images:
         data = inputs.data
         reader, stored = PixelReader(inputs.model.path, inputs.model.facts.num_channels), ImageBytes(data)
         every = read_image_rows(data.path)
-        part = choosing_part(every)
+        part = "choose" if any(row.split == "choose" for row in every) else "heldout"
         parts = [[row for row in every if row.split == some] for some in ("train", part)]
         if not all(parts):
             raise ValueError(

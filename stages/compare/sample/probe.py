@@ -23,7 +23,7 @@ KNN, LINEAR = "knn_accuracy", "linear_probe_accuracy"
 
 
 def check_probe(config: ProbeConfig | None, model: Facts, others: Sequence[Facts], data: Sequence[Facts]) -> None:
-    """Raise ValueError for a probe of what has no net inside, and of a net that must be told the class."""
+    """Raise ValueError for a probe of what has no net, and of a net that must be told the class."""
     if config is None:
         return
     if "num_steps" in model or others:

@@ -49,7 +49,7 @@ class ImageDenoiser(StageConfig):
 def check_denoiser_source(
     source: ModelSource, config: ImageDenoiser, strip_from_names: Sequence[str], expect: Facts
 ) -> None:
-    """Raise ValueError for a source that no denoiser comes from, and sizes that its net cannot part evenly or condition itself with."""
+    """Raise ValueError for a source that no denoiser comes from, and sizes that its net cannot work with."""
     if source.scheme not in (*FOLDERS, "random") or (source.scheme == "random" and source.parts["family"] not in KINDS):
         raise ValueError(
             f"source is {source.scheme}:{source.rest}, but model.kind is 'denoiser'; accepted: folder:PATH, models:/NAME@ALIAS, {FORM}, "
