@@ -145,7 +145,7 @@ class Stages:
         output: Source | None = None,
         store: Store | None = None,
     ) -> ScanArtifact:
-        """Score blocks by gates between each and handing on what it reads, as a scan that `prune` takes with metric architecture."""
+        """Score blocks by gates between each and handing on what it reads, as a scan for `prune`, metric architecture."""
 
     def prune(
         self,
