@@ -67,6 +67,8 @@ IMAGE_COLUMNS = (
     Column("Frechet distance", "frechet_distance", 1.0, 3, True),
     Column("recall", "recall", 1.0, 3, False),
     Column("forwards an image", "num_forwards", 1.0, 0, True),
+    Column("linear probe %", "linear_probe_accuracy", 100.0, 1, False),
+    Column("k-NN %", "knn_accuracy", 100.0, 1, False),
 )
 # And a model that fills masks.
 MASKED_COLUMNS = (
