@@ -29,7 +29,7 @@ from attar.stages.ingest.data import IngestDataConfig, ingest_data
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
 
 sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
-from result_file import recorded
+from result_file import RESULTS, recorded
 
 INTEGERS = {"kind": "int8"}
 FORMS: dict[str, dict[str, Any]] = {
@@ -66,16 +66,23 @@ def main() -> None:
             config = ExportConfig(format={"kind": "onnx", "max_kl_nats": 1.0, **form})  # type: ignore[arg-type] - pydantic makes it
             graphs[name] = export.execute(config, inputs, store).artifact
         timed = {name: graph for name, graph in graphs.items() if name not in NOT_TIMED}
-        latencies = {length: times(timed, model.facts.vocab_size, length, num_rounds) for length in (SHORT, long)}
+        latencies = {
+            length: times(timed, int(model.facts["vocab_size"]), length, num_rounds) for length in (SHORT, long)
+        }
         print(f"{model.facts.num_parameters / 1e6:.1f} M parameters, {torch.get_num_threads()} threads, batch 1")
         print_table(graphs, latencies)
 
 
 def times(graphs: dict[str, OnnxArtifact], vocab_size: int, num_prompt: int, num_rounds: int) -> dict[str, Latency]:
     """Return what a token takes behind a text of that length, all graphs by turns."""
-    timers = [timer_of(OnnxRunner(open_session(graph.path))) for graph in graphs.values()]
-    lengths = {"num_prompt_tokens": num_prompt, "num_new_tokens": NEW_TOKENS, "num_rounds": num_rounds}
-    return dict(zip(graphs, time_in_turns(timers, vocab_size=vocab_size, **lengths), strict=True))
+    latencies = time_in_turns(
+        [timer_of(OnnxRunner(open_session(graph.path))) for graph in graphs.values()],
+        vocab_size=vocab_size,
+        num_prompt_tokens=num_prompt,
+        num_new_tokens=NEW_TOKENS,
+        num_rounds=num_rounds,
+    )
+    return dict(zip(graphs, latencies, strict=True))
 
 
 def print_table(graphs: dict[str, OnnxArtifact], latencies: dict[int, dict[str, Latency]]) -> None:
@@ -92,4 +99,4 @@ def print_table(graphs: dict[str, OnnxArtifact], latencies: dict[int, dict[str, 
 
 
 if __name__ == "__main__":
-    recorded(main)
+    recorded(main, folder=RESULTS / "graphs")

@@ -97,10 +97,11 @@ def rounded_results(model: ir.Model) -> None:
                     widened[value] = _cast(graph, value, WIDE, before=node)
                 node.replace_input_with(port, widened[value])
         for output in list(node.outputs):
-            if output.dtype in halves and node.op_type in CUTTING:  # pieces are rounded where they are taken out
+            kind = output.dtype
+            if kind in halves and node.op_type in CUTTING:  # pieces are rounded where they are taken out
                 output.type = _type_of(output, WIDE)
-            elif output.dtype in halves:
-                _cast_output(graph, output, WIDE, output.dtype)
+            elif kind is not None and kind in halves:
+                _cast_output(graph, output, WIDE, kind)
 
 
 @dataclass

@@ -49,7 +49,7 @@ def prove_by_transformers(
 
 
 def able_runtimes(runtimes: Iterable[Runtime], tensors: Sequence[PlannedTensor]) -> list[Runtime]:
-    """Return the programs that open a file with such matrices; of the others a note says which type they do not read."""
+    """Return the programs that open a file with such matrices. Of the others a note says which type they do not read."""
     kinds = {tensor.kind for tensor in tensors if len(tensor.shape) > 1}
     able: list[Runtime] = []
     for runtime in runtimes:

@@ -28,9 +28,9 @@ class Counter:
     def forward(self, input_ids: torch.Tensor, attention_mask: Any, cache: Any, last_only: bool) -> tuple[Any, Any]:
         logits = torch.full((*input_ids.shape, 10), -9.0)
         for row, ids in enumerate(input_ids.tolist()):
-            for place, token in enumerate(ids):
-                logits[row, place, (token + 1) % 8] = 0.0
-                logits[row, place, (token + 2) % 8] = -NEAR if token == 5 else -FAR
+            for column, token in enumerate(ids):
+                logits[row, column, (token + 1) % 8] = 0.0
+                logits[row, column, (token + 2) % 8] = -NEAR if token == 5 else -FAR
         return (logits[:, -1:] if last_only else logits), None
 
 
@@ -40,12 +40,12 @@ EXPECTED = (3, 4, 5, 6, 7, 0)  # behind 2
 def proof_of(
     monkeypatch: pytest.MonkeyPatch, answers: Sequence[Sequence[int]], ends: Sequence[int] = (END,), **config: float
 ) -> tuple[tokens.RuntimeProof, list[list[int]]]:
-    """Return what is told of a runtime that gives these answers, a call each, and the prompts that it was asked."""
-    asked: list[list[int]] = []
+    """Return what is told of a runtime that gives these answers, a call each, and the prompts that it was given."""
+    contexts: list[list[int]] = []
 
     def run(runtime: Any, path: Path, prompts: Sequence[Sequence[int]], num_new_tokens: int) -> list[RuntimeText]:
-        asked.append(list(prompts[0]))
-        return [RuntimeText(tuple(answers[len(asked) - 1]), 0.5)]
+        contexts.append(list(prompts[0]))
+        return [RuntimeText(tuple(answers[len(contexts) - 1]), 0.5)]
 
     class Decoded:
         token_ids = EXPECTED
@@ -53,7 +53,7 @@ def proof_of(
     monkeypatch.setattr(tokens, "run_prompts", run)
     monkeypatch.setattr(tokens, "decode", lambda *args, **kwargs: [Decoded()])
     runtime = Runtime("program", lambda: None, "install it")
-    told = tokens.prove_by_runtimes(
+    proofs = tokens.prove_by_runtimes(
         ExportConfig(**config),  # type: ignore[arg-type]
         Counter(),  # type: ignore[arg-type]
         Path("file"),
@@ -62,19 +62,19 @@ def proof_of(
         ends=ends,
         decides=True,
     )
-    return told[0], asked
+    return proofs[0], contexts
 
 
 def test_the_same_text_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
-    proof, asked = proof_of(monkeypatch, [EXPECTED])
+    proof, contexts = proof_of(monkeypatch, [EXPECTED])
     assert (proof.token_agreement, proof.num_near_ties, proof.seconds_per_token) == (1.0, 0, 0.5)
-    assert asked == [[1, 2]]
+    assert contexts == [[1, 2]]
 
 
 def test_a_near_tie_agrees_and_what_follows_is_compared_behind_torchs_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    proof, asked = proof_of(monkeypatch, [(3, 4, 5, 7, 0, 1), (7, 0, 1)])
+    proof, contexts = proof_of(monkeypatch, [(3, 4, 5, 7, 0, 1), (7, 0, 1)])
     assert (proof.token_agreement, proof.num_near_ties) == (1.0, 1)
-    assert asked == [[1, 2], [1, 2, 3, 4, 5, 6]]
+    assert contexts == [[1, 2], [1, 2, 3, 4, 5, 6]]
     with pytest.raises(ValueError, match="program writes another text than torch: greedy agreement 66.7%"):
         proof_of(monkeypatch, [(3, 4, 5, 7, 0, 1), (1, 2)])
 
