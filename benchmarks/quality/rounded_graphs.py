@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -20,6 +20,7 @@ from attar.compressors.measure.cost import Latency, time_in_turns, timer_of
 from attar.registry.artifacts.environment import configure_process
 from attar.registry.artifacts.handles import OnnxArtifact
 from attar.registry.artifacts.store import Store
+from attar.stages.artifacts.model.folder import load_tokenizer
 from attar.stages.artifacts.onnx_folder import disk_bytes
 from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.contract import NoInputs
@@ -61,15 +62,16 @@ def main() -> None:
         model = ingest_model.execute(IngestModelConfig(source=sys.argv[1]), NoInputs(), store).artifact
         shipped = IngestDataConfig(source="jsonl:shipped/everyday.jsonl", heldout_fraction=0.2)
         inputs = ExportInputs(model=model, data=ingest_data.execute(shipped, NoInputs(), store).artifact)
-        graphs = {}
+        vocab_size = len(load_tokenizer(model.path))
+        graphs: dict[str, OnnxArtifact] = {}
         for name, form in FORMS.items():
             config = ExportConfig(format={"kind": "onnx", "max_kl_nats": 1.0, **form})  # type: ignore[arg-type] - pydantic makes it
-            graphs[name] = export.execute(config, inputs, store).artifact
+            graphs[name] = cast(OnnxArtifact, export.execute(config, inputs, store).artifact)
         timed = {name: graph for name, graph in graphs.items() if name not in NOT_TIMED}
-        latencies = {
-            length: times(timed, int(model.facts["vocab_size"]), length, num_rounds) for length in (SHORT, long)
-        }
-        print(f"{model.facts.num_parameters / 1e6:.1f} M parameters, {torch.get_num_threads()} threads, batch 1")
+        latencies = {length: times(timed, vocab_size, length, num_rounds) for length in (SHORT, long)}
+        print(
+            f"{graphs['float32'].facts.num_parameters / 1e6:.1f} M parameters, {torch.get_num_threads()} threads, batch 1"
+        )
         print_table(graphs, latencies)
 
 

@@ -137,16 +137,15 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
     }
     _tell_part(config, inputs)
     evaluation |= _size(config, inputs.model, model_config)
-    held = evaluation["disk_bytes"] * _widening(config, inputs.model)
-    evaluation["memory_bytes"] = held_bytes(runner, held, config.timing.num_prompt_tokens)
+    num_bytes = evaluation["disk_bytes"] * _widening(config, inputs.model)
+    evaluation["memory_bytes"] = held_bytes(runner, num_bytes, config.timing.num_prompt_tokens)
     evaluation |= _text(config, inputs, runner, tokenizer)
     stop_ids = stop_token_ids(tokenizer, generation_config)
     answering = Answering(runner, tokenizer, stop_ids, config.max_new_tokens, config.batch_size)
     evaluation |= _questions(config, inputs, rows, answering, generation_config, workdir / "content")
     # what two evaluations can be compared on text by text
     evaluation["text"] = inputs.text.fingerprint if inputs.text is not None else ""
-    evaluation["latency"] = _latency(config, inputs, runner, model_config.vocab_size)
-    evaluation["served"] = served
+    evaluation |= {"latency": _latency(config, inputs, runner, model_config.vocab_size), "served": served}
     if inputs.prefix is not None and behind is not None:
         evaluation["prefix"] = prefix_figures(behind, inputs.prefix, in_turn(rows), tokenizer)
     if inputs.original is not None and runner.torch_model is not None:  # the forecast refuses a graph that is to draft
@@ -189,7 +188,7 @@ def _size(config: EvaluateConfig, model: Measured, model_config: Any) -> dict[st
 
 
 def _widening(config: EvaluateConfig, model: Measured) -> int:
-    """Return how many bytes of memory a byte of a graph's weights takes: onnxruntime's CPU keeps float16 ones in float32."""
+    """Return how many bytes of memory a byte of weights takes: onnxruntime's CPU keeps a graph's float16 ones in float32."""
     return 2 if config.provider == CPU and model.facts.get("precision") == "float16" else 1
 
 
