@@ -27,6 +27,7 @@ from attar.stages.finetune.subjects.denoiser import check_denoiser_data, check_d
 from attar.stages.finetune.subjects.encoder import check_encoder_training
 from attar.stages.finetune.subjects.images import check_image_training, check_image_views
 from attar.stages.finetune.subjects.pools import check_pool
+from attar.stages.finetune.subjects.reasoned import check_latent_tokens
 
 CHECKS: dict[Subject, Callable[..., None]] = {
     ENCODER: check_encoder_training,
@@ -55,6 +56,7 @@ def check_subject(config: FinetuneConfig, model: Facts, data: Sequence[Facts], t
         check(config, has_teacher=bool(teacher) or reads_grades(config, model))
     else:
         refuse_other_views(objectives)
+    check_latent_tokens(objectives, model)
     check_pool(config, model)
     refuse_other_data(model, data)
     if config.rows.classes and subject is not DENOISER:

@@ -1,0 +1,25 @@
+"""Latent tokens of an encoder: rows of its embedding that stand for no word, in which a text is thought through."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@torch.no_grad()
+def add_latent_rows(model: PreTrainedModel, token_ids: Sequence[int], start_id: int | None) -> None:
+    """Give an encoder a row for each of these tokens, in place. A row begins as that of `start_id`, the mask: what is to be filled in.
+
+    None: as the mean of all rows. Rows that begin alike part by their positions.
+    """
+    rows = model.get_input_embeddings().weight
+    start = rows.float().mean(dim=0).to(rows.dtype) if start_id is None else rows[start_id].clone()
+    if len(rows) <= max(token_ids):
+        # without its own guess at new rows, which are drawn at random around the mean
+        model.resize_token_embeddings(max(token_ids) + 1, mean_resizing=False)
+    model.get_input_embeddings().weight[list(token_ids)] = start
