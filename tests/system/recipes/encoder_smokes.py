@@ -29,6 +29,19 @@ EXITS: dict[str, Any] = {
     "early.config.format.early": {"exits": [1, 2, 3], "min_agreement": 0.9},
     **encoder_quick("student", num_epochs=8),
 }
+# a token a byte: a question with its reasoning is as long as three of words
+REASONED: dict[str, Any] = {
+    "original.config.source": SMALL_ENCODER,
+    "thinking.config.source": SMALL_ENCODER,
+    **{f"{node}.config.model.max_tokens": 256 for node in ("original", "thinking")},
+    "questions.config.source": "jsonl:shipped/capitals.jsonl",
+    "questions.config.verifier": "auto",
+    "questions.config.max_rows": 60,
+    **encoder_quick("student", num_epochs=8),
+    "student.config.rows.max_tokens": 256,
+    "student.config.schedule.tokens_per_step": 4096,
+    "student.config.compute.tokens_per_micro_batch": 8192,
+}
 POOL: dict[str, Any] = {
     "original.config.source": SMALL_ENCODER,
     "fresh.config.source": SMALL_ENCODER,

@@ -17,7 +17,7 @@ from attar.registry.artifacts.handles import Artifact
 from attar.registry.artifacts.store import Store
 from attar.stages.finetune.training_run import MEASURE
 from tests.system.node_by_node import run_nodes
-from tests.system.recipes.encoder_smokes import EXITS, POOL, SMALL_ENCODER, SPANS, encoder_quick
+from tests.system.recipes.encoder_smokes import EXITS, POOL, REASONED, SMALL_ENCODER, SPANS, encoder_quick
 from tests.system.recipes.image_smokes import IMAGE_SMOKES
 from tests.system.tiny_models import NUM_CHOOSE, NUM_HELDOUT, NUM_QUESTIONS
 
@@ -173,6 +173,7 @@ SMOKES = {
             **encoder_quick("student", num_epochs=6),
         },
     ),
+    "laser": Smoke({"pair_contrast": 1.0, "reasoned_contrast": 1.0}, share=0.9, changes=REASONED, until="scores"),
     "ade": Smoke({"labels": 1.0}, share=0.8, changes=SPANS),
     "trans-encoder": Smoke(
         {"pair_distance": 1.0},
