@@ -43,7 +43,7 @@ TRAINING: dict[str, Any] = {
     "compute": {"tokens_per_micro_batch": 4096, "precision": "float32"},
     "heldout": {"every": 1000},
 }
-METRICS = ("recall_at_10", "ndcg_at_10")
+METRICS = ("recall_10", "ndcg_10")
 
 
 def main() -> None:
@@ -75,8 +75,10 @@ def main() -> None:
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for arm, values in measured.items():
         means = [f"{mean(some[metric] for some in values):.3f}" for metric in METRICS]
-        ends = [tuple(some[f"ndcg_at_10{end}"] for end in ("", LOW, HIGH)) for some in values]
-        print(f"| {arm} | {' | '.join(means)} | {'; '.join('{:.3f} [{:.3f}, {:.3f}]'.format(*some) for some in ends)} |")
+        ends = [tuple(some[f"ndcg_10{end}"] for end in ("", LOW, HIGH)) for some in values]
+        print(
+            f"| {arm} | {' | '.join(means)} | {'; '.join('{:.3f} [{:.3f}, {:.3f}]'.format(*some) for some in ends)} |"
+        )
 
 
 def read(path: Path) -> list[dict[str, Any]]:

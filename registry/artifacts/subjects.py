@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Subject:
-    """What a model works on. `form`: facts that such models and graphs have from the start; each has the first, and models of no other subject have it."""
+    """What a model works on. `form`: facts from the start; every such model and graph, and no other, has the first."""
 
     name: str
     words: str

@@ -32,11 +32,11 @@ class Reasoning:
 
 @dataclass(frozen=True)
 class ReasonedBatch:
-    """Where the latent tokens of P questions stand, and what a mean over the tokens of a step is, in rows of T tokens."""
+    """Where the latent tokens of R questions stand, and what a mean over the tokens of a step is, in rows of T tokens."""
 
-    latents: Int[Tensor, "P K"]
-    weights: Float[Tensor, "P K T"]
-    has_steps: Bool[Tensor, "P"]
+    latents: Int[Tensor, "R K"]
+    weights: Float[Tensor, "R K T"]
+    has_steps: Bool[Tensor, "R"]
 
     @staticmethod
     def of(reasonings: Sequence[Reasoning], num_columns: int) -> ReasonedBatch:
@@ -49,7 +49,7 @@ class ReasonedBatch:
         latents = torch.tensor([list(reasoning.latents) for reasoning in reasonings], dtype=torch.long)
         return ReasonedBatch(latents, weights, torch.tensor([bool(reasoning.steps) for reasoning in reasonings]))
 
-    def states(self, states: Float[Tensor, "... B T D"]) -> Float[Tensor, "... 2 P K D"]:
+    def states(self, states: Float[Tensor, "... B T D"]) -> Float[Tensor, "... 2 R K D"]:
         """Return the states of the latent tokens, and the mean state of the step that teaches each."""
         latent, explicit = (states[..., side::ROWS_PER_QUESTION, :, :] for side in (0, ROWS_PER_QUESTION - 1))
         questions = torch.arange(len(self.latents), device=states.device)[:, None]

@@ -17,7 +17,16 @@ Route = Literal["all", "correct", "wrong", "plain", "hinted"]
 # teacher judged them, that several answer one prompt, what `align` recorded, the class of each, that it is a pair, the pair's grade, how
 # its question was thought through.
 Fact = Literal[
-    "student_draws", "old_logprobs", "rewards", "groups", "pass_rates", "scores", "chunks", "labels", "pairs", "grades",
+    "student_draws",
+    "old_logprobs",
+    "rewards",
+    "groups",
+    "pass_rates",
+    "scores",
+    "chunks",
+    "labels",
+    "pairs",
+    "grades",
     "reasoning",
 ]
 ROUTES: tuple[Route, ...] = ("all", "correct", "wrong", "plain", "hinted")

@@ -1,7 +1,7 @@
 """Losses of a retriever that thinks in latent tokens: a question that reads its reasoning teaches the question that reads latent tokens instead.
 
 The explicit view is the question with its reasoning, the latent view the question behind K latent tokens, both by the same weights. Beside
-the contrast of the latent view (`pair_contrast`) the method adds three terms, over the P texts of a micro-batch:
+the contrast of the latent view (`pair_contrast`) the method adds three terms, over the R texts of a micro-batch:
 
     L = CE(q) + CE(t) + 10 KL(softmax(t . p / T) || softmax(q . p / T)) + 0.1 KL(softmax(s_k . p / S) || softmax(z_k . p / S))
 
@@ -116,17 +116,17 @@ def _num_questions(batch: SentenceBatch) -> int:
     return count if count > 1 else 0
 
 
-def _terms(values: Float[Tensor, "P"]) -> Terms:
+def _terms(values: Float[Tensor, "R"]) -> Terms:
     return Terms(values, torch.full_like(values, len(values) > 1, dtype=torch.bool))
 
 
-def _unit(views: EmbeddingViews, side: int) -> Float[Tensor, "P D"]:
+def _unit(views: EmbeddingViews, side: int) -> Float[Tensor, "R D"]:
     return nn.functional.normalize(views.side(side, "a loss of reasoned questions"), dim=-1)
 
 
 def _kl(
-    teacher: Float[Tensor, "*P D"], student: Float[Tensor, "*P D"], texts: Float[Tensor, "P D"], temperature: float
-) -> Float[Tensor, "*P"]:
+    teacher: Float[Tensor, "*R D"], student: Float[Tensor, "*R D"], texts: Float[Tensor, "R D"], temperature: float
+) -> Float[Tensor, "*R"]:
     """Return KL(teacher || student) over the texts. The teacher's scores are constant, in its own vectors and in the texts."""
     target = (teacher @ texts.T / temperature).detach().log_softmax(dim=-1)
     scores = (student @ texts.T / temperature).log_softmax(dim=-1)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from attar.compressors.distill.examples.sentences import SentenceBatch
 from attar.compressors.distill.losses.embeddings.views import EMBEDDINGS, EmbeddingViews, refuse_temperature

@@ -10,7 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from attar.compressors.distill.examples.sentences import SentenceBatch
-from attar.compressors.distill.losses.embeddings.views import EMBEDDINGS, TOKEN_STATES, EmbeddingViews, refuse_temperature
+from attar.compressors.distill.losses.embeddings.views import (
+    EMBEDDINGS,
+    TOKEN_STATES,
+    EmbeddingViews,
+    refuse_temperature,
+)
 from attar.compressors.distill.losses.objective import Objective, Requires, Terms
 from attar.compressors.distill.losses.views import ViewName
 

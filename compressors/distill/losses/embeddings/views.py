@@ -24,10 +24,10 @@ class EmbeddingViews:
     student_tokens: Float[Tensor, "M D"] | None = None
     teacher_tokens: Float[Tensor, "M E"] | None = None
     # of pairs, each of whose texts has a row, one behind the other; with a reasoning each has a third, the question's explicit view
-    similarities: Float[Tensor, "P"] | None = None
-    # of P questions with a reasoning the states of their K latent tokens, then of as many steps; and which reasonings have steps
-    steps: Float[Tensor, "2 P K D"] | None = None
-    has_steps: Bool[Tensor, "P"] | None = None
+    similarities: Float[Tensor, "R"] | None = None
+    # of R questions with a reasoning the states of their K latent tokens, then of as many steps; and which reasonings have steps
+    steps: Float[Tensor, "2 R K D"] | None = None
+    has_steps: Bool[Tensor, "R"] | None = None
 
     def of_teacher(self) -> Float[Tensor, "N E"]:
         """Return the teacher's vectors. Raises ValueError where there is none."""
@@ -35,7 +35,7 @@ class EmbeddingViews:
             raise ValueError("the objective reads 'teacher', but nothing stands behind it in this training")
         return self.teacher
 
-    def side(self, index: int, name: str) -> Float[Tensor, "P D"]:
+    def side(self, index: int, name: str) -> Float[Tensor, "R D"]:
         """Return the student's vectors of one text of each row: 0 the first, 1 the second, 2 the first with its reasoning.
 
         Raises ValueError, in the name of the loss that reads them, for texts that are no pairs.

@@ -120,9 +120,7 @@ def test_a_question_learns_of_its_reasoning(store: Store, thinking: EncoderArtif
 
 def test_every_stage_keeps_them(store: Store, thinking: EncoderArtifact, riddles: DatasetArtifact) -> None:
     assert cut(store, thinking, blocks=[1]).facts.num_latent_tokens == 3
-    graph = export.execute(
-        ExportConfig(num_prompts=4), ExportInputs(model=thinking, data=riddles), store
-    ).artifact
+    graph = export.execute(ExportConfig(num_prompts=4), ExportInputs(model=thinking, data=riddles), store).artifact
     assert graph.facts.num_latent_tokens == 3 and graph.facts.max_vector_difference < 1e-4
     assert read_form(graph.path).prompts == (NAMED, NAMED)  # type: ignore[union-attr]
 
@@ -177,7 +175,10 @@ def test_reasoning_comes_in_as_steps_or_as_text(tmp_path: Path, store: Store, ri
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({}, "row 000000 has no reasoning beside a question and its text; accepted: ingest_data with columns.reasoning"),
+        (
+            {},
+            "row 000000 has no reasoning beside a question and its text; accepted: ingest_data with columns.reasoning",
+        ),
         ({"rows": {"max_tokens": 3}}, "num_latent_tokens is 3, but rows.max_tokens is 3: no token would be left"),
     ],
 )
@@ -194,14 +195,19 @@ def test_a_model_without_latent_tokens_learns_no_steps(store: Store, encoder: En
     with pytest.raises(ValueError, match=expected):
         finetune.forecast(FinetuneConfig(**LESSON), {"model": (dict(encoder.facts),), "data": ({},)})
     mixed = FinetuneConfig(**{**LESSON, "objectives": {"reasoned_scores": 1.0, "similarity_rows": 1.0}})
-    with pytest.raises(ValueError, match="objectives.similarity_rows reads single texts, and the other objectives pairs"):
+    with pytest.raises(
+        ValueError, match="objectives.similarity_rows reads single texts, and the other objectives pairs"
+    ):
         finetune.forecast(mixed, {"model": (dict(encoder.facts),), "data": ({},), "teacher": (dict(encoder.facts),)})
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"max_tokens": 64, "latent": {"num_tokens": 64}}, "latent.num_tokens is 64, but model.max_tokens is 64: no token"),
+        (
+            {"max_tokens": 64, "latent": {"num_tokens": 64}},
+            "latent.num_tokens is 64, but model.max_tokens is 64: no token",
+        ),
         ({"latent": {"num_tokens": 0}}, "greater than or equal to 1"),
     ],
 )
