@@ -88,7 +88,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def written(bench: Bench, name: str, records: Sequence[Mapping[str, Any]]) -> str:
     """Write records beside the store and return where."""
-    file = bench.store.root.parent / f"{bench.store.root.name}-{name}.jsonl"
+    file = bench.store.root / f"{name}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("\n".join(map(json.dumps, records)) + "\n")
     return str(file)
