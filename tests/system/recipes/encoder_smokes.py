@@ -67,3 +67,47 @@ SPANS: dict[str, Any] = {
     "pruned.config.blocks": [1],
     **encoder_quick("student", num_epochs=6),
 }
+TWO_CLASSES: dict[str, Any] = {
+    "original.config.source": SMALL_ENCODER,
+    "wide.config.source": SMALL_ENCODER,
+    # its own data: two classes that hide four kinds of requests each
+    "questions.config.source": "jsonl:shipped/requests.jsonl",
+    "questions.config.verifier": "auto",
+    "questions.config.max_rows": 80,
+    "pruned.config.blocks": [1],
+    **encoder_quick("lesson", num_epochs=4),
+    **encoder_quick("student", num_epochs=6),
+}
+GRADED: dict[str, Any] = {
+    "original.config.source": SMALL_ENCODER,
+    "fresh_scorer.config.source": SMALL_ENCODER,
+    "questions.config.source": "jsonl:shipped/sentences.jsonl",
+    "questions.config.verifier": "auto",
+    "questions.config.max_rows": 40,
+    "pruned.config.blocks": [1],
+    **encoder_quick("lesson", num_epochs=2),
+    **encoder_quick("student", num_epochs=6),
+}
+# The fields of each preset's `Smoke`.
+ENCODER_SMOKES: dict[str, dict[str, Any]] = {
+    "lelp": {"losses": {"lelp": 1.0}, "changes": TWO_CLASSES},
+    "ade": {"losses": {"labels": 1.0}, "share": 0.8, "changes": SPANS},
+    "trans-encoder": {"losses": {"pair_distance": 1.0}, "changes": GRADED},
+    "hierarchical-self-distillation": {
+        "losses": {f"pair_contrast_exit_{depth}": depth / 3 for depth in (1, 2, 3)},
+        "share": 0.95,
+        "changes": EXITS,
+        "until": "scores",
+    },
+    "distill-weighted": {
+        "losses": {"labels": 0.5, "forward_kl_teacher_1": 0.5},
+        "share": 0.92,
+        "changes": POOL,
+    },
+    "laser": {
+        "losses": {"pair_contrast": 1.0, "reasoned_contrast": 1.0},
+        "share": 0.9,
+        "changes": REASONED,
+        "until": "scores",
+    },
+}
