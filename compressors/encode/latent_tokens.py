@@ -23,3 +23,14 @@ def add_latent_rows(model: PreTrainedModel, token_ids: Sequence[int], start_id: 
         # without its own guess at new rows, which are drawn at random around the mean
         model.resize_token_embeddings(max(token_ids) + 1, mean_resizing=False)
     model.get_input_embeddings().weight[list(token_ids)] = start
+
+
+def train_latent_rows(model: PreTrainedModel, token_ids: Sequence[int]) -> None:
+    """Let these rows of an encoder's embedding learn beside whatever else does, in float32. All others stay, for want of a gradient."""
+    table = model.get_input_embeddings()
+    parent = next(module for module in model.modules() if any(child is table for child in module.children()))
+    parent.to(torch.float32)  # with what adds positions to the rows: they are summed and normed in one dtype
+    weight = table.weight
+    is_latent = torch.zeros(len(weight), 1, device=weight.device)
+    is_latent[list(token_ids)] = 1.0
+    weight.requires_grad_(True).register_hook(lambda gradient: gradient * is_latent)  # type: ignore[operator]

@@ -56,7 +56,7 @@ def check_subject(config: FinetuneConfig, model: Facts, data: Sequence[Facts], t
         check(config, has_teacher=bool(teacher) or reads_grades(config, model))
     else:
         refuse_other_views(objectives)
-    check_latent_tokens(objectives, model)
+    check_latent_tokens(objectives, model, config.schedule.weight_decay)
     check_pool(config, model)
     refuse_other_data(model, data)
     if config.rows.classes and subject is not DENOISER:

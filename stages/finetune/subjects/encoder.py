@@ -20,6 +20,7 @@ from attar.compressors.distill.teachers.encoder import EncoderStudent, recorded_
 from attar.compressors.distill.teachers.recorded import RecordedOutputs
 from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself, TeacherSource
 from attar.compressors.encode.encoder import SentenceEncoder, encoded, length_batches
+from attar.compressors.encode.latent_tokens import train_latent_rows
 from attar.compressors.models.slots import pad_right
 from attar.registry.artifacts.handles import DatasetArtifact, Trainable
 from attar.registry.artifacts.subjects import ENCODER
@@ -90,7 +91,7 @@ def build_encoder_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path)
     reader = TextReader.of(inputs.model, plan.rows.max_tokens)
     prompts = form_of(inputs.model).prompts  # type: ignore[arg-type] - an encoder
     facts = {fact for objective in plan.reduction.objectives.values() for fact in objective.requires.facts}
-    check_latent_tokens(plan.reduction.objectives, inputs.model.facts)  # nor whether it thinks in any
+    check_latent_tokens(plan.reduction.objectives, inputs.model.facts, plan.schedule.weight_decay)
     reasoned = ReasonedReader(reader, prompts, inputs.model.facts.get("num_latent_tokens", 0))
 
     def examples_of(row: Row, name: str) -> list[Sentence]:
@@ -105,6 +106,8 @@ def build_encoder_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path)
     reasoned.tell_cuts()
     encoder = load_encoder(inputs.model.path, plan.dtype, plan.device)
     plan.adaptation.method(encoder.model, plan.adaptation.first_block)
+    if latent_ids := reasoned.latent_ids:
+        train_latent_rows(encoder.model, latent_ids)
     student = EncoderStudent(encoder, plan.adaptation.exits)
     pool = _pooled(plan, inputs, rows)
     teacher_sources, rows = _teacher_sources(plan, inputs, student, pool.rows)

@@ -19,9 +19,15 @@ from attar.stages.runtime.progress import note
 STEP = re.compile(r"(?:.*\S.*\n?)+")
 
 
-def check_latent_tokens(objectives: Mapping[str, Objective], model: Facts) -> None:
-    """Raise ValueError for a loss that reads latent tokens of a model without, where its facts are known."""
-    if model.get("num_latent_tokens") or "num_blocks" not in model:
+def check_latent_tokens(objectives: Mapping[str, Objective], model: Facts, weight_decay: float) -> None:
+    """Raise ValueError for a loss that reads latent tokens of a model without, and what words would not survive, as facts are known."""
+    if model.get("num_latent_tokens"):
+        if weight_decay:
+            raise ValueError(
+                f"schedule.weight_decay is {weight_decay:g}, which would shrink every word's row beside those of latent tokens; accepted: 0"
+            )
+        return
+    if "num_blocks" not in model:
         return
     for name, objective in objectives.items():
         if STEP_STATES in projections_read([objective]):
@@ -40,7 +46,7 @@ class ReasonedReader:
         if num_latents:
             refuse_too_many(num_latents, reader.max_tokens, reader.num_special, "num_latent_tokens", "rows.max_tokens")
         self._reader, self._prompts = reader, prompts
-        self._latent_ids = set(reader.token_ids(latent_names(num_latents))) if num_latents else set()
+        self.latent_ids = reader.token_ids(latent_names(num_latents)) if num_latents else []
         self.num_cut = 0
 
     def __call__(self, row: Row, name: str) -> list[Sentence]:
@@ -53,8 +59,8 @@ class ReasonedReader:
             )
         pair = prompted(row.with_changes(answer=text), self._prompts)
         latent, other = self._reader([pair.question, pair.answer])
-        columns = [index for index, token in enumerate(latent) if token in self._latent_ids][: len(self._latent_ids)]
-        if len(columns) < len(self._latent_ids):
+        columns = [index for index, token in enumerate(latent) if token in self.latent_ids][: len(self.latent_ids)]
+        if len(columns) < len(self.latent_ids):
             raise ValueError(
                 f"{name}: row {row.id} is cut at its beginning, where the latent tokens stand; accepted: a tokenizer that cuts at the end"
             )

@@ -36,11 +36,14 @@ REASONED: dict[str, Any] = {
     **{f"{node}.config.model.max_tokens": 256 for node in ("original", "thinking")},
     "questions.config.source": "jsonl:shipped/capitals.jsonl",
     "questions.config.verifier": "auto",
-    "questions.config.max_rows": 60,
+    "questions.config.max_rows": 100,
     **encoder_quick("student", num_epochs=8),
+    "student.config.heldout.every": 24,
     "student.config.rows.max_tokens": 256,
-    "student.config.schedule.tokens_per_step": 4096,
-    "student.config.compute.tokens_per_micro_batch": 8192,
+    "student.config.schedule.tokens_per_step": 1024,
+    "student.config.compute.tokens_per_micro_batch": 2048,
+    # where nothing is told apart yet, the two views begin alike: what is between them grows first
+    "student.config.heldout.patience": 0,
 }
 POOL: dict[str, Any] = {
     "original.config.source": SMALL_ENCODER,

@@ -68,7 +68,7 @@ def thinking(shared_store: Store) -> EncoderArtifact:
 
 @pytest.fixture(scope="session")
 def riddles(shared_store: Store, session_folder: Path) -> DatasetArtifact:
-    config = {"columns": COLUMNS, "heldout_fraction": 0.25, "choose_fraction": 0.25}
+    config = {"columns": COLUMNS, "heldout_fraction": 0.0}  # what is on another shelf nobody can know
     return ingested(shared_store, session_folder / "riddles.jsonl", RIDDLES, **config)
 
 
@@ -107,15 +107,17 @@ def test_a_question_learns_of_its_reasoning(store: Store, thinking: EncoderArtif
     for line in lines:
         curves.setdefault(line["name"], []).append(line["value"])
     for name in ("pair_contrast", "reasoned_contrast"):
-        curve = curves[f"heldout_{name}_nats"]
-        assert min(curve) < 0.95 * curve[0], (name, curve)
-    assert curves["heldout_reasoned_steps_nats"][0] > 0
+        curve = curves[f"train_{name}_nats"]
+        assert min(curve) < 0.8 * curve[0], (name, curve)
+    assert curves["train_reasoned_steps_nats"][0] > 0
     healed = merge.execute(MergeConfig(), MergeInputs(base=thinking, students=(student,)), store).artifact
     assert healed.facts.num_latent_tokens == 3
     latent = TextReader.of(healed).token_ids(latent_names(3))
     before, after = (load_encoder(model.path).model.get_input_embeddings().weight for model in (thinking, healed))
     assert (before[latent] != after[latent]).any(dim=-1).all(), "each latent token learns"
     assert (after[latent][0] != after[latent][1]).any(), "and they part"
+    words = [index for index in range(len(before)) if index not in latent]
+    assert torch.equal(before[words], after[words]), "and no word does"
 
 
 def test_every_stage_keeps_them(store: Store, thinking: EncoderArtifact, riddles: DatasetArtifact) -> None:
@@ -172,28 +174,25 @@ def test_reasoning_comes_in_as_steps_or_as_text(tmp_path: Path, store: Store, ri
         read(reasoning="why")
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            {},
-            "row 000000 has no reasoning beside a question and its text; accepted: ingest_data with columns.reasoning",
-        ),
-        ({"rows": {"max_tokens": 3}}, "num_latent_tokens is 3, but rows.max_tokens is 3: no token would be left"),
-    ],
-)
 def test_what_gives_no_reasoning_is_refused_first(
-    store: Store, thinking: EncoderArtifact, code: DatasetArtifact, changes: dict[str, Any], message: str
+    store: Store, thinking: EncoderArtifact, code: DatasetArtifact, riddles: DatasetArtifact
 ) -> None:
-    with pytest.raises(ValueError, match=message) as refused:
-        learned(store, thinking, code, **changes)
+    expected = "code: row 0.* has no reasoning beside a question and its text; accepted: ingest_data with columns.reas"
+    with pytest.raises(ValueError, match=expected) as refused:
+        learned(store, thinking, code)
     assert "\n" not in str(refused.value)
+    long = encoder_of(store, SOURCE, max_tokens=128, latent={"num_tokens": 8})
+    with pytest.raises(ValueError, match="num_latent_tokens is 8, but rows.max_tokens is 8: no token would be left"):
+        learned(store, long, riddles, rows={"max_tokens": 8})
 
 
 def test_a_model_without_latent_tokens_learns_no_steps(store: Store, encoder: EncoderArtifact) -> None:
     expected = "objectives.reasoned_steps teaches latent tokens, and the model has none; accepted: an encoder that"
     with pytest.raises(ValueError, match=expected):
         finetune.forecast(FinetuneConfig(**LESSON), {"model": (dict(encoder.facts),), "data": ({},)})
+    decayed = FinetuneConfig(**{**LESSON, "schedule": {"weight_decay": 0.1}})
+    with pytest.raises(ValueError, match="schedule.weight_decay is 0.1, which would shrink every word's row beside"):
+        finetune.forecast(decayed, {"model": ({**encoder.facts, "num_latent_tokens": 3},), "data": ({},)})
     mixed = FinetuneConfig(**{**LESSON, "objectives": {"reasoned_scores": 1.0, "similarity_rows": 1.0}})
     with pytest.raises(
         ValueError, match="objectives.similarity_rows reads single texts, and the other objectives pairs"
