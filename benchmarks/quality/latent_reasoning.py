@@ -59,8 +59,8 @@ def main() -> None:
     facts = {int(row["id"]): row["text"] for row in read(corpus)}
     questions = read(dev)
     texts = searched(bench, facts, questions, int(options.get("texts", 2500)))
-    asked = {is_read: tasks(bench, questions, is_read=is_read) for is_read in (False, True)}
-    measured: dict[str, list[Any]] = {"as it comes": [scores(bench, plain, asked[False], texts)]}
+    questions_of = {is_read: tasks(bench, questions, is_read=is_read) for is_read in (False, True)}
+    measured: dict[str, list[Any]] = {"as it comes": [scores(bench, plain, questions_of[False], texts)]}
     for seed in seeds:
         for arm, (has_latents, is_read, objectives) in ARMS.items():
             rows = lessons(bench, drawn(read(train), facts, num_rows, seed), f"{seed}-{num_rows}", is_read=is_read)
@@ -70,7 +70,7 @@ def main() -> None:
             student = bench.run("finetune", config, model=model, data=(rows,))
             print(f"  seed {seed}, {arm}: {bench.seconds:.0f} s", file=sys.stderr, flush=True)
             healed = bench.run("merge", {}, base=model, students=(student,))
-            measured.setdefault(arm, []).append(scores(bench, healed, asked[is_read], texts))
+            measured.setdefault(arm, []).append(scores(bench, healed, questions_of[is_read], texts))
     columns = ["all-MiniLM-L6-v2", "recall@10", "nDCG@10", "each seed's nDCG@10 with its interval"]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for arm, values in measured.items():

@@ -1,4 +1,4 @@
-"""Latent tokens of an encoder: rows of its embedding that stand for no word, in which a text is thought through."""
+"""Latent tokens of an encoder. Rows of its embedding that stand for no word, in which a text is thought through."""
 
 from __future__ import annotations
 

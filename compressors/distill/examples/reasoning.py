@@ -1,4 +1,4 @@
-"""A question with how it is thought through: which tokens think in its stead, and what step of the reasoning teaches each."""
+"""A question with its reasoning. Which tokens think in its stead, and what step teaches each."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Reasoning:
 
 @dataclass(frozen=True)
 class ReasonedBatch:
-    """Where the latent tokens of R questions stand, and what a mean over the tokens of a step is, in rows of T tokens."""
+    """Where the latent tokens of R questions stand in rows of T tokens, and the weights of each step's tokens."""
 
     latents: Int[Tensor, "R K"]
     weights: Float[Tensor, "R K T"]

@@ -44,7 +44,7 @@ def num_latent_tokens(form: SentenceForm) -> int:
 
 
 def with_latent_tokens(form: SentenceForm, latent: LatentTokens | None, stored: SentenceForm | None) -> SentenceForm:
-    """Return the form with latent tokens first in its prompts: those asked for, else those that the folder's own form has.
+    """Return the form with latent tokens first in its prompts. They are those asked for, else the folder's own.
 
     A space behind them would be part of the first word for some tokenizers. Raises ValueError for another number than the folder has.
     """
@@ -96,7 +96,7 @@ def add_latent_tokens(model: PreTrainedModel, tokenizer: Any, count: int) -> Non
 
 
 def grown(facts: Facts, count: int, num_words: int) -> Mapping[str, Any]:
-    """Return the facts of an encoder as it will be with so many more words, of which a tokenizer had `num_words`."""
+    """Return an encoder's facts as they will be with so many words beside the `num_words` of its tokenizer."""
     num_rows = max(num_words + count, int(facts["vocab_size"]))
     width = int(facts["hidden_size"])
     return {

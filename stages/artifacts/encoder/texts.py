@@ -53,7 +53,7 @@ class TextReader:
         return self._tokenizer.convert_tokens_to_ids(list(names))
 
     def located(self, text: str, locations: Sequence[Location]) -> tuple[list[int], list[tuple[int, int]]]:
-        """Return the token ids of a text, and of each part of it that has a token before the cut its first and the one behind its last."""
+        """Return the token ids of a text, and where its parts are. Of each the first token and the one behind its last, if before the cut."""
         made = self._tokenizer(text, add_special_tokens=True, return_offsets_mapping=True, **self._limit)
         parts = []
         for start, end in locations:

@@ -92,7 +92,7 @@ def build_encoder_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path)
     prompts = form_of(inputs.model).prompts  # type: ignore[arg-type] - an encoder
     facts = {fact for objective in plan.reduction.objectives.values() for fact in objective.requires.facts}
     check_latent_tokens(plan.reduction.objectives, inputs.model.facts, plan.schedule.weight_decay)
-    reasoned = ReasonedReader(reader, prompts, inputs.model.facts.get("num_latent_tokens", 0))
+    reasoned = ReasonedReader(reader, prompts, inputs.model.facts.num_latent_tokens or 0)  # type: ignore[union-attr] - an encoder
 
     def examples_of(row: Row, name: str) -> list[Sentence]:
         if "reasoning" in facts:

@@ -20,7 +20,7 @@ STEP = re.compile(r"(?:.*\S.*\n?)+")
 
 
 def check_latent_tokens(objectives: Mapping[str, Objective], model: Facts, weight_decay: float) -> None:
-    """Raise ValueError for a loss that reads latent tokens of a model without, and what words would not survive, as facts are known."""
+    """Raise ValueError for a loss that reads latent tokens of a model without. Nor may words shrink beside them."""
     if model.get("num_latent_tokens"):
         if weight_decay:
             raise ValueError(
@@ -76,10 +76,10 @@ class ReasonedReader:
 
 
 def answered(row: Row) -> tuple[str, str]:
-    """Return the text that answers a row's question, and its reasoning: of a row that self_data wrote, the original answer and the new."""
+    """Return the text that answers a row's question, and its reasoning. Of self_data's rows the reference, and what was written."""
     return (row.answer, row.reasoning) if row.reasoning else (row.reference, row.rewrite)
 
 
 def steps_of(reasoning: str, offset: int = 0) -> Sequence[Location]:
-    """Return where the steps of a reasoning are, blank lines between them, in a text in which it begins at `offset`."""
+    """Return where the steps of a reasoning are. Blank lines part them, and the reasoning begins at `offset` of a text."""
     return [(match.start() + offset, match.end() + offset) for match in STEP.finditer(reasoning)]

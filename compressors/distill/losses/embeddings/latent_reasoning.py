@@ -1,4 +1,4 @@
-"""Losses of a retriever that thinks in latent tokens: a question that reads its reasoning teaches the question that reads latent tokens instead.
+"""Losses of a retriever that thinks in latent tokens. A question with its reasoning teaches the question without.
 
 The explicit view is the question with its reasoning, the latent view the question behind K latent tokens, both by the same weights. Beside
 the contrast of the latent view (`pair_contrast`) the method adds three terms, over the R texts of a micro-batch:
@@ -80,9 +80,9 @@ class ReasonedScores:
 
 @dataclass(frozen=True)
 class ReasonedSteps:
-    """KL of the similarities to the micro-batch's texts, each step of the reasoning to its latent token, in nats, mean over the tokens.
+    """KL of similarities to the micro-batch's texts, each step of the reasoning to its latent token, in nats.
 
-    Softmax of cosine / temperature. A question whose reasoning was cut away has none.
+    Softmax of cosine / temperature; the mean over the latent tokens. A question whose reasoning was cut away has none.
     """
 
     temperature: float = 0.05

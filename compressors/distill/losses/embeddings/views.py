@@ -1,4 +1,4 @@
-"""What losses between vectors read: the vectors that student and teacher make of the same texts, and states that they are made of."""
+"""What losses between vectors read. What student and teacher make of the same texts, vectors and states of tokens."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class EmbeddingViews:
         return self.teacher
 
     def side(self, index: int, name: str) -> Float[Tensor, "R D"]:
-        """Return the student's vectors of one text of each row: 0 the first, 1 the second, 2 the first with its reasoning.
+        """Return the student's vectors of one text of each row. 0 the first, 1 the second, 2 the first with its reasoning.
 
         Raises ValueError, in the name of the loss that reads them, for texts that are no pairs.
         """
