@@ -24,7 +24,7 @@ from attar.registry.artifacts.environment import configure_process
 from attar.registry.release.figures import HIGH, LOW
 
 sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
-from result_file import recorded
+from result_file import RESULTS, recorded
 
 MAX_TOKENS = 96
 CONTRAST = {"pair_contrast": {"divergence": {"pair_contrast": {"temperature": 0.02}}}}
@@ -149,4 +149,4 @@ def scores(bench: Bench, model: Any, questions: Any, texts: Any) -> Any:
 
 
 if __name__ == "__main__":
-    recorded(main)
+    recorded(main, folder=RESULTS / "encoders")
