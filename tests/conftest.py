@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from attar.registry.artifacts.environment import configure_process
 from tests.databases import copy_database
+from tests.forks import pytest_addoption, pytest_runtestloop  # noqa: F401 - pytest reads hooks here
 
 if TYPE_CHECKING:
     from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact, OnnxArtifact
@@ -39,16 +40,47 @@ QUESTIONS = [
 ]
 
 
-# What waits for servers and processes for minutes begins first, one file a worker; what only computes fills the cores beside it, and no
-# worker is left with a long file when the others are done.
-LONGEST = ("test_operate.py", "test_pools.py", "test_run.py", "test_kill.py", "test_methods.py", "test_run_ends.py")
+# By time, as measured, the longest first, so that no fork is left with a long file when the others are done. Those that wait for servers and
+# processes for minutes lead: what only computes fills the cores beside them.
+LONGEST = (
+    *("system/test_operate.py", "system/pools/test_pools.py", "system/test_kill.py", "system/test_run.py"),
+    *("parity/test_onnx.py", "system/recipes/test_methods.py", "stages/guidance/test_folded_guidance.py"),
+    *(
+        "stages/guidance/test_guide.py",
+        "system/test_run_ends.py",
+        "parity/graphs/test_unroll.py",
+        "system/routes/test_routes.py",
+    ),
+    *("stages/finetune/test_recovery.py", "stages/quantize/test_quantize.py", "stages/merge/test_merge_models.py"),
+    *(
+        "stages/register/test_release.py",
+        "stages/artifacts/encoder/test_encoder_stages.py",
+        "stages/finetune/test_teacher_once.py",
+    ),
+    *("stages/artifacts/test_paged.py", "stages/prune/test_prune.py", "stages/finetune/test_training_run.py"),
+    *(
+        "stages/register/test_register.py",
+        "stages/artifacts/encoder/test_encoder_exits.py",
+        "unit/stages/test_fork_server.py",
+    ),
+    *("unit/stages/test_adapter_files.py", "parity/test_transformers.py", "parity/graphs/test_experts.py"),
+    *("system/recipes/test_step_methods.py", "unit/stages/runtime/test_code_guard.py", "stages/narrow/test_narrow.py"),
+    *(
+        "stages/evaluate/test_forecast.py",
+        "stages/artifacts/encoder/test_encoder_release.py",
+        "stages/ingest/test_hub.py",
+    ),
+)
 
 # A test of so many seconds may have imported a library.
 LONG_SECONDS = 0.2
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+    tests = Path(__file__).parent
+    rank = {tests / name: number for number, name in enumerate(LONGEST)}
+    assert not (gone := [str(path) for path in rank if not path.exists()]), f"LONGEST names no file: {gone}"
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 def pytest_collectstart() -> None:
@@ -136,10 +168,10 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 @pytest.fixture(scope="session")
-def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that all workers of this session share."""
+def session_folder(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Path:
+    """A folder that all forks of this session share."""
     own = tmp_path_factory.getbasetemp()
-    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    return own.parent if pytestconfig.option.forks else own
 
 
 @pytest.fixture(scope="session")
