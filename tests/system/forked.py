@@ -1,6 +1,6 @@
-"""The command in a fork of this process, as far apart from it as a process of its own, without the seconds of its imports.
+"""The command, or a worker's flow run, in a fork of this process, as far apart from it as a process of its own, without its seconds of imports.
 
-For tests of what a command does. Where the process itself is tested (its start, its signals, what it leaves), it is started as a user starts it.
+For tests of what a command or a flow does. Where the process itself is tested (its start, its signals, what it leaves), it is started as a user starts it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -24,21 +25,35 @@ def attar_forked(
     environment: Environment, *arguments: str, folder: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a command with this environment and no other, in the workspace's folder unless told, and return what it printed."""
+    return _forked(_command, environment, arguments, folder or Path(environment["ATTAR_HOME"]).parent)
+
+
+def flow_forked(environment: Environment, flow_run: str) -> subprocess.CompletedProcess[str]:
+    """Do what a worker's process does for a flow run, with the environment of the worker; return what was printed."""
+    environment = environment | {"PREFECT__FLOW_RUN_ID": flow_run}
+    return _forked(_engine, environment, (), Path(environment["ATTAR_WORKSPACE"]))
+
+
+def _forked(
+    work: Callable[[], None], environment: Environment, arguments: tuple[str, ...], folder: Path
+) -> subprocess.CompletedProcess[str]:
     start_fork_server()  # the stages of all forks come from this process's
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        where = folder or Path(environment["ATTAR_HOME"]).parent
-        process = FORK.Process(target=_command, args=(environment, arguments, where, out.fileno(), err.fileno()))
+        process = FORK.Process(target=_enter, args=(work, environment, arguments, folder, out.fileno(), err.fileno()))
         process.start()
         try:
             process.join(LONGEST_SECONDS)
-            assert process.exitcode is not None, f"attar {' '.join(arguments)} takes more than {LONGEST_SECONDS:g} s"
+            told = f"{work.__name__.removeprefix('_')} {' '.join(arguments)}"
+            assert process.exitcode is not None, f"{told} takes more than {LONGEST_SECONDS:g} s"
         finally:
             process.kill()
         printed = [(stream.seek(0), stream.read())[1] for stream in (out, err)]
     return subprocess.CompletedProcess(arguments, process.exitcode, *printed)
 
 
-def _command(environment: Environment, arguments: tuple[str, ...], folder: Path, out: int, err: int) -> None:
+def _enter(
+    work: Callable[[], None], environment: Environment, arguments: tuple[str, ...], folder: Path, out: int, err: int
+) -> None:
     os.dup2(out, 1)
     os.dup2(err, 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
@@ -54,10 +69,8 @@ def _command(environment: Environment, arguments: tuple[str, ...], folder: Path,
     from prefect.context import refresh_global_settings_context
 
     refresh_global_settings_context()  # Prefect read the environment when it was imported
-    from attar.pipelines.cli.main import main
-
     try:
-        main()
+        work()
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -65,3 +78,15 @@ def _command(environment: Environment, arguments: tuple[str, ...], folder: Path,
     sys.stderr.flush()
     # Python's own end of a fork calls what threads of the parent registered, which did not come along: it may raise, and say 1
     os._exit(code)
+
+
+def _command() -> None:
+    from attar.pipelines.cli.main import main  # here, where the environment is that of the command
+
+    main()
+
+
+def _engine() -> None:
+    from attar.pipelines.operate.run_start import start_run  # as above
+
+    start_run()
