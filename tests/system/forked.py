@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any, BinaryIO
+
+import psutil
 
 from attar.stages.process import start_fork_server
 from tests.system.operated import Environment
@@ -32,6 +37,36 @@ def flow_forked(environment: Environment, flow_run: str) -> subprocess.Completed
     """Do what a worker's process does for a flow run, with the environment of the worker; return what was printed."""
     environment = environment | {"PREFECT__FLOW_RUN_ID": flow_run}
     return _forked(_engine, environment, (), Path(environment["ATTAR_WORKSPACE"]))
+
+
+class ForkedRun:
+    """A command at work in a fork, in a session of its own; what it and its stages print goes to a log."""
+
+    def __init__(self, environment: Environment, *arguments: str, folder: Path, log: BinaryIO) -> None:
+        start_fork_server()
+        words = (_command, environment, arguments, folder, log.fileno(), log.fileno())
+        self._process = FORK.Process(target=_lead, args=words)
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def kill_with_all(self) -> None:
+        """SIGKILL to the command, to what it has started, and to its stages, which this process's fork server has started for it."""
+        stages = psutil.Process(forkserver._forkserver._forkserver_pid).children(recursive=True)  # type: ignore[attr-defined]
+        os.killpg(self.pid, signal.SIGKILL)
+        for stage in stages:
+            with suppress(psutil.NoSuchProcess):
+                stage.kill()
+        self._process.join()
+        psutil.wait_procs(stages)
+
+
+def _lead(*words: Any) -> None:
+    os.setsid()
+    _enter(*words)
 
 
 def _forked(
