@@ -72,6 +72,8 @@ LONGEST = (
     ),
 )
 
+# Beyond so many tests some are of models and graphs.
+MANY_TESTS = 1000
 # A test of so many seconds may have imported a library.
 LONG_SECONDS = 0.2
 
@@ -94,6 +96,8 @@ def prepare_torch() -> None:
 
     torch.set_num_threads(1)  # a model of 64 hidden units only waits for its second one
     torch.onnx.export = with_kept_registry(torch.onnx.export)
+    for name in ("normal_", "uniform_", "kaiming_uniform_"):
+        setattr(torch.nn.init, name, with_memory_alone(getattr(torch.nn.init, name)))
     # as in the fork server of the stages: it asks for compiled forms of kernels when it is imported, which brings torch's compiler
     with pytest.MonkeyPatch.context() as patch, suppress(ImportError):
         patch.setattr(
@@ -120,6 +124,16 @@ def with_kept_registry(export: Callable[..., Any]) -> Callable[..., Any]:
     return exported
 
 
+def with_memory_alone(initialize: Callable[..., Any]) -> Callable[..., Any]:
+    """Return an initialization that leaves out tensors without memory: a loaded model begins as such, and each took a tenth of a millisecond."""
+
+    @wraps(initialize)
+    def initialized(tensor: Any, *arguments: Any, **options: Any) -> Any:
+        return tensor if tensor.is_meta else initialize(tensor, *arguments, **options)
+
+    return initialized
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     """A command that ran in this process may have set more: a fork of it would wait for OpenMP's threads, which it has not."""
@@ -128,9 +142,19 @@ def _one_thread() -> None:
         torch.set_num_threads(1)
 
 
-def pytest_collection_finish() -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if session.config.option.forks and len(session.items) > MANY_TESTS:
+        prepare_exports()
     gc.collect()
     gc.freeze()
+
+
+def prepare_exports() -> None:
+    """Do once what every fork would do before its first model and its first graph: imports, tables of classes and of translations."""
+    from attar.compressors.export.graph import export_graph
+    from attar.stages.ingest.tiny_model import random_model
+
+    export_graph(random_model("llama", num_blocks=1)[0])
 
 
 @pytest.hookimpl(wrapper=True)
