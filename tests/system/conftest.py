@@ -16,7 +16,7 @@ from attar.pipelines.operate.service_state import running_site
 from attar.pipelines.operate.site import services
 from tests.databases import start_on_copy
 from tests.system.forked import flow_forked
-from tests.system.operated import Api, Environment, attar, environment_of, free_ports, write_recipe
+from tests.system.operated import Api, Environment, Forked, attar, environment_of, free_ports, write_recipe
 from tests.system.tiny_models import make_tiny_models
 
 
@@ -107,7 +107,7 @@ def api(up: dict[str, Any]) -> Api:
 
 
 @pytest.fixture(scope="module")
-def forked(api: Api, home: Path) -> Callable[[str, dict[str, Any]], str]:
+def forked(api: Api, home: Path) -> Forked:
     """Run a deployment as the worker does, in a fork: for what the flow does, where its process is not what is tested."""
 
     def run(name: str, parameters: dict[str, Any]) -> str:

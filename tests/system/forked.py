@@ -30,13 +30,13 @@ def attar_forked(
     environment: Environment, *arguments: str, folder: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a command with this environment and no other, in the workspace's folder unless told, and return what it printed."""
-    return _forked(_command, environment, arguments, folder or Path(environment["ATTAR_HOME"]).parent)
+    return _forked(run_command, environment, arguments, folder or Path(environment["ATTAR_HOME"]).parent)
 
 
 def flow_forked(environment: Environment, flow_run: str) -> subprocess.CompletedProcess[str]:
     """Do what a worker's process does for a flow run, with the environment of the worker; return what was printed."""
     environment = environment | {"PREFECT__FLOW_RUN_ID": flow_run}
-    return _forked(_engine, environment, (), Path(environment["ATTAR_WORKSPACE"]))
+    return _forked(run_engine, environment, (), Path(environment["ATTAR_WORKSPACE"]))
 
 
 class ForkedRun:
@@ -44,7 +44,7 @@ class ForkedRun:
 
     def __init__(self, environment: Environment, *arguments: str, folder: Path, log: BinaryIO) -> None:
         start_fork_server()
-        words = (_command, environment, arguments, folder, log.fileno(), log.fileno())
+        words = (run_command, environment, arguments, folder, log.fileno(), log.fileno())
         self._process = FORK.Process(target=_lead, args=words)
         self._process.start()
         assert self._process.pid is not None
@@ -66,7 +66,7 @@ class ForkedRun:
 
 def _lead(*words: Any) -> None:
     os.setsid()
-    _enter(*words)
+    enter(*words)
 
 
 def _forked(
@@ -74,11 +74,11 @@ def _forked(
 ) -> subprocess.CompletedProcess[str]:
     start_fork_server()  # the stages of all forks come from this process's
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        process = FORK.Process(target=_enter, args=(work, environment, arguments, folder, out.fileno(), err.fileno()))
+        process = FORK.Process(target=enter, args=(work, environment, arguments, folder, out.fileno(), err.fileno()))
         process.start()
         try:
             process.join(LONGEST_SECONDS)
-            told = f"{work.__name__.removeprefix('_')} {' '.join(arguments)}"
+            told = f"{work.__name__} {' '.join(arguments)}"
             assert process.exitcode is not None, f"{told} takes more than {LONGEST_SECONDS:g} s"
         finally:
             process.kill()
@@ -86,9 +86,10 @@ def _forked(
     return subprocess.CompletedProcess(arguments, process.exitcode, *printed)
 
 
-def _enter(
+def enter(
     work: Callable[[], None], environment: Environment, arguments: tuple[str, ...], folder: Path, out: int, err: int
 ) -> None:
+    """Do the work as a process of its own would, its output in these files, and end this process."""
     os.dup2(out, 1)
     os.dup2(err, 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
@@ -115,13 +116,15 @@ def _enter(
     os._exit(code)
 
 
-def _command() -> None:
+def run_command() -> None:
+    """Be the command line."""
     from attar.pipelines.cli.main import main  # here, where the environment is that of the command
 
     main()
 
 
-def _engine() -> None:
+def run_engine() -> None:
+    """Be what a worker starts for a flow run."""
     from attar.pipelines.operate.run_start import start_run  # as above
 
     start_run()

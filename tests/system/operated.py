@@ -25,6 +25,8 @@ from attar.pipelines.operate.service_state import read_state
 from attar.stages.runtime.orphans import OWNER
 
 Environment = dict[str, str]
+# Runs a deployment with parameters, and says which flow run that was.
+Forked = Callable[[str, dict[str, Any]], str]
 # Four small stages and a registration: what a run through a worker costs is Prefect's start, not its nodes.
 RECIPE = {
     "name": "wee",

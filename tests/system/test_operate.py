@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from tests.system.operated import (
     OUT_OF_BOUNDS,
     Api,
     Environment,
+    Forked,
     attar,
     attar_here,
     command_lines,
@@ -35,7 +35,6 @@ from tests.system.operated import (
     worker_of,
 )
 
-Forked = Callable[[str, dict[str, Any]], str]
 # a flow run of the worker is a process that imports all of it: seconds on a quiet machine, a minute on one with ten others at work
 pytestmark = pytest.mark.timeout(900)
 
