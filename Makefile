@@ -28,7 +28,7 @@ down:
 	$(BIN)/attar down
 
 test: $(VENV)/ready
-	$(BIN)/python -m compileall -q attar pipelines stages compressors registry
+	$(BIN)/python -m compileall -q -j 0 attar
 	$(BIN)/python -m pytest --forks $(JOBS)
 
 # Minutes of waiting: machines that die, servers that restart, every stage killed once.
