@@ -144,16 +144,18 @@ def _one_thread() -> None:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     if session.config.option.forks and len(session.items) > MANY_TESTS:
-        prepare_exports()
+        prepare_forks()
     gc.collect()
     gc.freeze()
 
 
-def prepare_exports() -> None:
-    """Do once what every fork would do before its first model and its first graph: imports, tables of classes and of translations."""
+def prepare_forks() -> None:
+    """Do once what every fork would do before its first stage, model and graph: imports, tables of classes and of translations."""
     from attar.compressors.export.graph import export_graph
     from attar.stages.ingest.tiny_model import random_model
+    from attar.stages.process import start_fork_server
 
+    start_fork_server()  # of all forks; it imports beside what follows
     export_graph(random_model("llama", num_blocks=1)[0])
 
 

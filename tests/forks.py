@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing import Pipe
+from multiprocessing import Pipe, forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -244,6 +244,7 @@ def end_fixtures(session: pytest.Session) -> int:
 
 def become_fork(config: pytest.Config, name: str) -> None:
     """Take what two processes cannot share for this one: temporary folder, capture of output, terminal."""
+    leave_fork_server_to_parent()
     own = temporary_folder(config) / name
     own.mkdir(mode=0o700, exist_ok=True)
     config._tmp_path_factory._basetemp = own  # type: ignore[attr-defined]
@@ -255,6 +256,12 @@ def become_fork(config: pytest.Config, name: str) -> None:
         capture.suspend_global_capture()
     terminal: Any = config.pluginmanager.getplugin("terminalreporter")
     terminal._tw._file = open(os.devnull, "w")  # noqa: SIM115 - as long as the process
+
+
+def leave_fork_server_to_parent() -> None:
+    """Use the stages' fork server that the parent has started, if it has; it is the parent's child, whom nobody else may wait for."""
+    if forkserver._forkserver._forkserver_pid is not None:  # type: ignore[attr-defined]
+        forkserver.ensure_running = forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
 
 
 def work(session: pytest.Session, pipe: Connection, teller: _Teller) -> None:

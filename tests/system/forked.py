@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 import psutil
 
 from attar.stages.process import start_fork_server
+from tests.forks import leave_fork_server_to_parent
 from tests.system.operated import Environment
 
 FORK = multiprocessing.get_context("fork")
@@ -44,6 +45,7 @@ class ForkedRun:
 
     def __init__(self, environment: Environment, *arguments: str, folder: Path, log: BinaryIO) -> None:
         start_fork_server()
+        self._home = Path(environment["ATTAR_HOME"])
         words = (run_command, environment, arguments, folder, log.fileno(), log.fileno())
         self._process = FORK.Process(target=_lead, args=words)
         self._process.start()
@@ -54,14 +56,22 @@ class ForkedRun:
         return self._process.exitcode
 
     def kill_with_all(self) -> None:
-        """SIGKILL to the command, to what it has started, and to its stages, which this process's fork server has started for it."""
-        stages = psutil.Process(forkserver._forkserver._forkserver_pid).children(recursive=True)  # type: ignore[attr-defined]
+        """SIGKILL to the command, to what it has started, and to its stages, which the fork server of all tests has started for it."""
+        server = psutil.Process(forkserver._forkserver._forkserver_pid)  # type: ignore[attr-defined]
+        stages = [stage for stage in server.children(recursive=True) if self._prints(stage)]
         os.killpg(self.pid, signal.SIGKILL)
         for stage in stages:
             with suppress(psutil.NoSuchProcess):
                 stage.kill()
         self._process.join()
         psutil.wait_procs(stages)
+
+    def _prints(self, process: psutil.Process) -> bool:
+        """True where a process prints to a log in this command's home, as its stages do."""
+        try:
+            return Path(os.readlink(f"/proc/{process.pid}/fd/1")).is_relative_to(self._home)
+        except OSError:  # it is gone
+            return False
 
 
 def _lead(*words: Any) -> None:
@@ -97,8 +107,7 @@ def enter(
     os.environ.update(environment)
     os.chdir(folder)
     sys.argv = ["attar", *arguments]
-    # it is this process's parent's child, whom nobody else may wait for
-    forkserver.ensure_running = forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
+    leave_fork_server_to_parent()
     from attar.pipelines.operate.prefect_home import configure_prefect
 
     configure_prefect(Path(environment["ATTAR_HOME"]))
