@@ -110,12 +110,10 @@ class _Files:
         self.forks[parent_end] = _Fork(number, pid, parent_end)
 
     def listen(self, running: _Fork) -> None:
-        try:
-            what, *values = running.pipe.recv()
-        except (EOFError, OSError):
+        what, *values = received(running.pipe)
+        if what == "ended":
             self.bury(running)
-            return
-        if what == "free":
+        elif what == "free":
             running.span = self.todo.popleft() if self.todo else NOTHING
             with suppress(BrokenPipeError):  # its end is told by the pipe's
                 running.pipe.send(running.span)
@@ -177,6 +175,14 @@ class _Files:
             os.waitpid(running.pid, 0)
 
 
+def received(pipe: Connection) -> tuple[Any, ...]:
+    """Return what a fork says, also that it is gone."""
+    try:
+        return pipe.recv()
+    except (EOFError, OSError):
+        return ("ended",)
+
+
 @dataclass
 class _Between:
     """What follows a file's last test: another file, of which no more is known than that it is this session's."""
@@ -187,7 +193,7 @@ class _Between:
         return [self.session]
 
 
-@dataclass
+@dataclass(eq=False)  # a plugin lies in sets
 class _Teller:
     """What a fork hears of its tests, for its parent."""
 
