@@ -88,8 +88,8 @@ def _forked(
         process.start()
         try:
             process.join(LONGEST_SECONDS)
-            told = f"{work.__name__} {' '.join(arguments)}"
-            assert process.exitcode is not None, f"{told} takes more than {LONGEST_SECONDS:g} s"
+            title = f"{work.__name__} {' '.join(arguments)}"
+            assert process.exitcode is not None, f"{title} takes more than {LONGEST_SECONDS:g} s"
         finally:
             process.kill()
         printed = [(stream.seek(0), stream.read())[1] for stream in (out, err)]
