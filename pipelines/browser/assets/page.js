@@ -104,6 +104,6 @@ const about = await (await fetch("/about.json")).json();
 $("name").textContent = about.name;
 $("about").textContent = `Version ${about.version}, form ${about.form}, ${(about.bytes / 1e6).toFixed(0)} MB`;
 document.title = `${about.name}: Attar`;
-// ?device=wasm or ?device=webgpu tries that alone
+// ?device=webgpu tries that first
 const device = new URLSearchParams(location.search).get("device");
 worker.postMessage({ kind: "load", files: about.files, precision: about.precision, device, stopped });

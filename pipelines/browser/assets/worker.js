@@ -18,13 +18,12 @@ let model = null;
 let stopped = null; // the page writes 1 into it
 const tell = (kind, content = {}) => self.postMessage({ kind, ...content });
 
-// Where to try: a real GPU, with floats of 16 bits where the graph has them, and WebAssembly. `device`: that and nothing else.
+// Where to try: WebAssembly, and before it WebGPU where the page is asked for it and there is an adapter, with floats of 16 bits for such a graph.
 async function devicesFor(precision, device) {
-  if (device) return [device];
+  if (device !== "webgpu") return ["wasm"];
   const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
-  const isReal = adapter && !adapter.info?.isFallbackAdapter;
   const hasTypes = precision !== "float16" || adapter?.features.has("shader-f16");
-  return isReal && hasTypes ? ["webgpu", "wasm"] : ["wasm"];
+  return adapter && hasTypes ? ["webgpu", "wasm"] : ["wasm"];
 }
 
 async function open(device, progress_callback) {

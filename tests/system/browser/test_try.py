@@ -35,7 +35,7 @@ QUESTION = "What is 1 plus 2?"
 NUM_TOKENS = 12
 
 
-# WebGPU without a GPU: Chromium's own software adapter, which the page takes only where it is asked for by name
+# WebGPU without a GPU: the own software adapter of Chromium
 SOFTWARE_GPU = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
 HALF = {"kind": "onnx", "precision": "float16", "cache": {"kind": "int8", "num_samples": 4}}
 
