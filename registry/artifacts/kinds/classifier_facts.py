@@ -87,6 +87,8 @@ class ImageClassifierFacts(ArtifactFacts):
     companion_bytes: int | None = None
     license: str | None = None
     removed_blocks: tuple[int, ...] = NOT_KNOWN
+    # of a narrower one: what is left of each width
+    widths: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
