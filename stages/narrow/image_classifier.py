@@ -144,7 +144,9 @@ def _fixed(config: NarrowConfig, channels: ChannelMap) -> dict[str, int]:
         share = config.size.ffn_fraction
         left = config.size.num_ffn_channels or max(1, round(share * has / step)) * step
         if left >= has:
-            raise ValueError(f"size.{given}: {left} of {has} channels would stay; accepted: below {has}, in multiples of {step}")
+            raise ValueError(
+                f"size.{given}: {left} of {has} channels would stay; accepted: below {has}, in multiples of {step}"
+            )
         fixed[CHANNELS] = left
     return fixed
 

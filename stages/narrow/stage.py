@@ -12,7 +12,7 @@ from attar.compressors.prune.width.budget import width_cost
 from attar.compressors.prune.width.cut import config_changes, cut_width, silenced
 from attar.compressors.prune.width.scores import WIDTH_SCORES
 from attar.registry.artifacts.facts import Facts
-from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
+from attar.registry.artifacts.handles import DatasetArtifact
 from attar.registry.artifacts.subjects import IMAGES, subject_of
 from attar.stages.artifacts.dataset.samples import mixed_samples
 from attar.stages.artifacts.images.fit import refuse_other_data

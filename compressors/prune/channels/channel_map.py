@@ -87,7 +87,9 @@ class ChannelMap:
         for name, shape in self.shapes.items():
             spaces = self.dims.get(name, ())
             sizes = [counts[space] * self.spaces[space].width if space else 0 for space in spaces]
-            total += prod(now or was for was, now in zip(shape, [*sizes, *[0] * (len(shape) - len(sizes))], strict=True))
+            total += prod(
+                now or was for was, now in zip(shape, [*sizes, *[0] * (len(shape) - len(sizes))], strict=True)
+            )
         return total
 
 

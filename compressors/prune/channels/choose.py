@@ -48,7 +48,9 @@ class Choice:
         """
         self._refuse_idle(budget)
         sizes = self._free_sizes()
-        shares = sorted({number / value for value, step, least in sizes.values() for number in _below(value, step, least)})
+        shares = sorted(
+            {number / value for value, step, least in sizes.values() for number in _below(value, step, least)}
+        )
         if not shares:
             raise ValueError(f"no width has {self.multiple_of} channels to lose; accepted: a smaller size.multiple_of")
 
