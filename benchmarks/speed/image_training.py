@@ -2,10 +2,10 @@
 
 python benchmarks/speed/image_training.py [--nets resnet,lite0] [--rounds 3] [--num-steps 12]
 
-Images are noise with labels drawn at random: what is learned is not measured here. Both ways hold all pixels in memory before the clock starts, take
-AdamW at a constant rate, clip gradients to norm 1 and read the loss of every step. `resnet`: 6 blocks, 24 and 48 channels, 32 x 32 grey, 64 images a step.
-`lite0`: EfficientNet-lite0 of its wheel, 224 x 224, 16 images a step, gates that are always 1 passed by in both. The plain loop runs twice: with batch
-norms whose statistics stay, as ours, and with those that learn. Each way runs in a process of its own, one after the other, so many rounds.
+Images are noise with labels drawn at random: what is learned is not measured here. Both ways hold all pixels in memory before the clock starts,
+take AdamW at a constant rate, clip gradients to norm 1 and read the loss of every step. `resnet`: 6 blocks, 24 and 48 channels, 32 x 32 grey, 64
+images a step. `lite0`: EfficientNet-lite0 of its wheel, 224 x 224, 16 images a step, gates that are always 1 passed by in both. The plain loop runs
+twice: with batch norms whose statistics stay, as ours, and with those that learn. Each way runs in a process of its own, one after the other.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -19,7 +19,8 @@ from attar.compressors.prune.channels.scores import IMAGE_WIDTH_SCORES, ImageWid
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import ImageClassifierArtifact, ImageDatasetArtifact
 from attar.registry.artifacts.subjects import IMAGES, form_of
-from attar.stages.artifacts.images.dataset import ImageBytes, read_image_rows
+from attar.stages.artifacts.images.class_order import refuse_other_order
+from attar.stages.artifacts.images.dataset import ImageBytes, read_classes, read_image_rows
 from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.artifacts.images.folder import load_classifier, save_classifier
 from attar.stages.artifacts.images.pixels import PixelReader, pixel_batches
@@ -126,10 +127,10 @@ def _fixed(config: NarrowConfig, channels: ChannelMap) -> dict[str, int]:
     """Return the widths that the config says itself: heads and feed-forward channels. Raises ValueError for a net that has no such numbers."""
     fixed: dict[str, int] = {}
     given = config.size.given
-    asked = "num_removed_groups" if config.num_removed_groups else f"size.{given}" if given in FEED_FORWARD else ""
-    if asked and HEADS not in channels.widths:
+    wanted = "num_removed_groups" if config.num_removed_groups else f"size.{given}" if given in FEED_FORWARD else ""
+    if wanted and HEADS not in channels.widths:
         raise ValueError(
-            f"{asked} is given, but the config of this family has no number for it; accepted: size.{' or size.'.join(BUDGETS)}"
+            f"{wanted} is given, but the config of this family has no number for it; accepted: size.{' or size.'.join(BUDGETS)}"
         )
     if config.num_removed_groups:
         num_heads = channels.widths[HEADS].value
@@ -171,8 +172,8 @@ def _calibration(inputs: NarrowInputs, num_samples: int) -> tuple[list[Any], Seq
     reader, share = PixelReader(model.path, model.facts.num_channels), -(-num_samples // len(inputs.data))
     images: list[Any] = []
     labels: list[int] = []
-    for data in inputs.data:
-        assert isinstance(data, ImageDatasetArtifact), "the forecast refuses texts"
+    for data in cast("tuple[ImageDatasetArtifact, ...]", inputs.data):  # the forecast refuses texts
+        refuse_other_order(model.path, read_classes(data.path), data.facts.name or "data")
         rows = [row for row in read_image_rows(data.path) if row.split == "train"]
         if not rows:
             raise ValueError(f"{data.facts.name or 'data'} has no training images to score on")

@@ -47,6 +47,8 @@ class Choice:
         Ratios between widths stay. Raises ValueError where no share fits, with the nearest.
         """
         self._refuse_idle(budget)
+        if self.channels.num_parameters(self.start) <= budget:  # by what is fixed
+            return self.start
         sizes = self._free_sizes()
         shares = sorted(
             {number / value for value, step, least in sizes.values() for number in _below(value, step, least)}
@@ -68,8 +70,8 @@ class Choice:
         for index in range(low, -1, -1):
             if self.can_say(at(shares[index])):
                 return at(shares[index])
-        said = next((at(share) for share in shares if self.can_say(at(share))), self.start)
-        raise ValueError(self._unreachable(budget, "an even cut", self.channels.num_parameters(said)))
+        nearest = next((at(share) for share in shares if self.can_say(at(share))), self.start)
+        raise ValueError(self._unreachable(budget, "an even cut", self.channels.num_parameters(nearest)))
 
     def ranked(self, budget: int, scores: Scores, *, is_loss: bool) -> dict[str, int]:
         """Return numbers that fit, by the step that loses the lowest score a parameter, until they do.
@@ -132,4 +134,4 @@ def _lost(scores: Float[Tensor, "U"], *, is_loss: bool) -> list[float]:
     ordered = scores.double().sort(descending=True).values
     total = float(ordered.sum())
     per_unit = 1.0 if is_loss else max(total / len(ordered), 1e-30)
-    return [(total - kept) / per_unit for kept in [0.0, *ordered.cumsum(0).tolist()]]
+    return [(total - held) / per_unit for held in [0.0, *ordered.cumsum(0).tolist()]]

@@ -48,8 +48,8 @@ def test_a_narrower_classifier_loads_as_anyone_would_load_it_and_is_as_forecast(
     pixels = torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(plain.eval()(pixels).logits, load_classifier(artifact.path).classify(pixels))
-    kept = json.loads((artifact.path / "records" / "kept_units.json").read_text())
-    assert {len(units[0]) for units in kept.values()} <= set(range(1, 17)) and "of 16" in artifact.facts.widths
+    units = json.loads((artifact.path / "records" / "kept_units.json").read_text())
+    assert {len(left[0]) for left in units.values()} <= set(range(1, 17)) and "of 16" in artifact.facts.widths
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -159,10 +159,11 @@ def test_images_for_a_text_model_and_texts_for_a_classifier_are_refused(
 
 
 def test_a_data_set_without_training_images_is_refused(
-    store: Store, classifier: ImageClassifierArtifact, images: ImageDatasetArtifact, tmp_path: Any
+    classifier: ImageClassifierArtifact, images: ImageDatasetArtifact, tmp_path: Any
 ) -> None:
     lines = (images.path / "images.jsonl").read_text().replace('"train"', '"heldout"')
     (tmp_path / "images.jsonl").write_text(lines)
+    (tmp_path / "classes.json").write_text((images.path / "classes.json").read_text())
     empty = ImageDatasetArtifact(tmp_path, images.facts, "empty", "empty")
     with pytest.raises(ValueError, match="has no training images to score on"):
-        narrower(store, classifier, empty, **HALF)
+        narrow.run(NarrowConfig(**HALF), NarrowInputs(model=classifier, data=(empty,)), tmp_path)
