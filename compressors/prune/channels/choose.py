@@ -42,7 +42,7 @@ class Choice:
         return True
 
     def even(self, budget: int) -> dict[str, int]:
-        """Return the widest net of at most so many parameters whose widths all keep the same share, rounded down to steps.
+        """Return the widest net of at most so many parameters whose widths all keep the same share, each to its nearest step.
 
         Ratios between widths stay. Raises ValueError where no share fits, with the nearest.
         """
@@ -50,15 +50,20 @@ class Choice:
         if self.channels.num_parameters(self.start) <= budget:  # by what is fixed
             return self.start
         sizes = self._free_sizes()
+        # at each of them a width falls: rounding to the nearest turns half a step below a number
         shares = sorted(
-            {number / value for value, step, least in sizes.values() for number in _below(value, step, least)}
+            {
+                (number - step / 2) / value
+                for value, step, least in sizes.values()
+                for number in _below(value, step, least)
+            }
         )
         if not shares:
             raise ValueError(f"no width has {self.multiple_of} channels to lose; accepted: a smaller size.multiple_of")
 
         def at(share: float) -> dict[str, int]:
             fallen = {
-                name: max(min(value, max(step, least)), int(share * value / step + 1e-9) * step)
+                name: min(value, max(step, least, int(share * value / step + 0.5 + 1e-9) * step))
                 for name, (value, step, least) in sizes.items()
             }
             return {**self.start, **fallen}
