@@ -59,7 +59,7 @@ class Choice:
             }
         )
         if not shares:
-            raise ValueError(f"no width has {self.multiple_of} channels to lose; accepted: a smaller size.multiple_of")
+            raise ValueError(f"size: no width has {self.multiple_of} channels to lose; accepted: a smaller size.multiple_of")
 
         def at(share: float) -> dict[str, int]:
             fallen = {
@@ -119,12 +119,12 @@ class Choice:
     def _refuse_idle(self, budget: int) -> None:
         whole = self.channels.num_parameters(self.channels.values)
         if budget >= whole:
-            raise ValueError(f"{budget:,} parameters are no fewer than the model has; accepted: below {whole:,}")
+            raise ValueError(f"size: {budget:,} parameters are no fewer than the model has; accepted: below {whole:,}")
 
     def _unreachable(self, budget: int, cut: str, nearest: int) -> str:
         whole = self.channels.num_parameters(self.channels.values)
         return (
-            f"{budget:,} parameters cannot be reached by {cut} in multiples of {self.multiple_of}; the nearest leaves {nearest:,}, "
+            f"size: {budget:,} parameters cannot be reached by {cut} in multiples of {self.multiple_of}; the nearest leaves {nearest:,}, "
             f"{nearest / whole:.3f} of {whole:,}"
         )
 
