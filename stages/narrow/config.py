@@ -162,7 +162,7 @@ class NarrowConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class NarrowInputs:
-    """The model, and the rows or images that show what it is used for; scores of weights alone, without a patch, read none."""
+    """The model, and the rows or images that show what it is used for. Scores of weights alone, without a patch, read none."""
 
     model: Narrowable
     data: tuple[AnyData, ...] = ()

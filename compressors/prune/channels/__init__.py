@@ -1,1 +1,1 @@
-"""Take channels, heads and feed-forward widths out of image classifiers, as far as the family's config can say what is left."""
+"""Take channels and heads out of image classifiers, as far as the family's config can say what is left."""

@@ -1,4 +1,4 @@
-"""Which channels of a net come and go together: every dimension of every tensor by the space that it runs over.
+"""Which channels of a net come and go together. Every dimension of every tensor, by the space that it runs over.
 
 A space is a set of channels with one order wherever they are written and read: what a residual stream carries through a stage, what a block
 widens to, the heads of an attention. Taking a unit out of a space takes its entries out of all these tensors at once.
@@ -39,7 +39,7 @@ class Space:
 
 @dataclass(frozen=True)
 class Width:
-    """A number of a family's config that can fall: of channels, a multiple of `unit`; of heads; or a ratio between two widths."""
+    """A number of a family's config that can fall. Of channels, a multiple of `unit`; of heads; or a ratio between two widths."""
 
     value: int
     unit: int = 1
@@ -60,7 +60,7 @@ class Width:
 
 @dataclass(frozen=True)
 class ChannelMap:
-    """The spaces of one net, the dimensions of its tensors that run over them, and the config's numbers that say how many units they have."""
+    """The spaces of a net, with its tensors' dimensions that run over them. The config's numbers say how many units they have."""
 
     spaces: Mapping[str, Space]
     # of each tensor, the space of each of its first dimensions; empty where the dimension stays

@@ -42,9 +42,9 @@ class Choice:
         return True
 
     def even(self, budget: int) -> dict[str, int]:
-        """Return the widest net of at most so many parameters whose widths all keep the same share, each to its nearest step.
+        """Return the widest net of at most so many parameters whose widths all keep the same share.
 
-        Ratios between widths stay. Raises ValueError where no share fits, with the nearest.
+        Each goes to its nearest step. Ratios between widths stay. Raises ValueError where no share fits, with the nearest.
         """
         self._refuse_idle(budget)
         if self.channels.num_parameters(self.start) <= budget:  # by what is fixed
@@ -59,7 +59,9 @@ class Choice:
             }
         )
         if not shares:
-            raise ValueError(f"size: no width has {self.multiple_of} channels to lose; accepted: a smaller size.multiple_of")
+            raise ValueError(
+                f"size: no width has {self.multiple_of} channels to lose; accepted: a smaller size.multiple_of"
+            )
 
         def at(share: float) -> dict[str, int]:
             fallen = {

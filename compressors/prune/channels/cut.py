@@ -28,7 +28,7 @@ def kept_units(
 def narrowed(
     model: PreTrainedModel, channels: ChannelMap, values: Counts, units: Mapping[str, Int[Tensor, "K"]]
 ) -> PreTrainedModel:
-    """Return a net of the same family with these units alone, made from a config that says so, as anyone would make it.
+    """Return a net of the same family with these units alone, made from a config that says so.
 
     Raises ValueError where the net that the config describes has other tensors than are left.
     """

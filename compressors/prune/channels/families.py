@@ -1,4 +1,4 @@
-"""The channels of a classifier by its family, and those of a vision transformer: heads and feed-forward widths, alike in every block."""
+"""The channels of a classifier by its family. A vision transformer's are heads and feed-forward channels, alike in every block."""
 
 from __future__ import annotations
 

@@ -51,9 +51,9 @@ def closed(channels: ChannelMap, units: Mapping[str, Int[Tensor, "K"]], device: 
 def gate_slopes(
     model: PreTrainedModel, channels: ChannelMap, pixels: Float[Tensor, "B C H W"], labels: Sequence[int]
 ) -> dict[str, Float[Tensor, "B U"]]:
-    """Return for each space the slope of an image's cross-entropy by a gate on each unit, nats, from one backward pass.
+    """Return the slope of each image's cross-entropy by a gate on each unit of every space, in nats.
 
-    An image of a label below 0, which is none, counts as of the class that the net puts it into.
+    One backward pass. An image of a label below 0, which is none, counts as of the class that the net puts it into.
     """
     gates = {
         name: torch.ones(len(pixels), space.num_units, device=model.device, requires_grad=True)

@@ -1,4 +1,4 @@
-"""The spaces of an EfficientNet: a width a stage, a ratio by which a stage's blocks widen, and one coefficient for stem and top."""
+"""The spaces of an EfficientNet. A width a stage, a ratio by which a stage's blocks widen, one coefficient for stem and top."""
 
 from __future__ import annotations
 
