@@ -30,5 +30,19 @@ IMAGE_SMOKES: dict[str, dict[str, Any]] = {
         ),
         "until": "healed",
     },
+    "sd-darts": {
+        "losses": {"labels": 0.3, "forward_kl": 1.0},
+        "changes": image_quick(
+            6,
+            **{
+                "untrained.config.source": "random:resnet?num_blocks=4&hidden_size=12&image_size=16&num_channels=1&num_classes=10",
+                "searched.config": {"num_steps": 6, "batch_size": 16, "num_removed": 1},
+                "searched.config.voting.every": 2,
+                "pruned.config.num_blocks": 1,
+            },
+        ),
+        "until": "student",
+    },
+    "resolution": {"losses": {"labels": 1.0}, "changes": image_quick(8)},
     "ssld": {"losses": {"label_free": 1.0}, "changes": image_quick(8), "until": "student"},
 }
