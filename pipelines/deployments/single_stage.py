@@ -14,11 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from attar.compressors.catalogue import did_you_mean
 from attar.pipelines.deployments import head_start  # noqa: F401 - starts the stages' imports
 from attar.pipelines.deployments.workplace import enter_workplace, plain_console
+from attar.pipelines.recipe.execution import MAX_SHARDS
 from attar.pipelines.run.gpu_slot import gpu_slot
 from attar.pipelines.run.listener import Listener
 from attar.registry.artifacts import confinement
 from attar.registry.artifacts.environment import num_cores
 from attar.registry.artifacts.handles import Artifact
+from attar.registry.artifacts.kinds.shard_facts import Shard
 from attar.registry.artifacts.store import Store
 from attar.registry.tracking.runs import Tracker
 from attar.stages.catalogue import STAGES
@@ -43,6 +45,8 @@ def stage(
     inputs: dict[str, list[Handle]] = {},  # noqa: B006
     mlflow_run_id: Annotated[str, Field(pattern=r"^[0-9a-f]*$")] = "",
     is_forced: bool = False,
+    shard_index: Annotated[int, Field(ge=0)] = 0,
+    num_shards: Annotated[int, Field(ge=0, le=MAX_SHARDS)] = 0,
 ) -> Any:
     """Run one stage on artifacts of the shared store and return the handle of what it made.
 
@@ -52,12 +56,16 @@ def stage(
         inputs: For each input slot, the handles of its artifacts.
         mlflow_run_id: MLflow run that the stage's model belongs to; empty for none.
         is_forced: Build even if a whole artifact lies in the store.
+        shard_index: Which part of the work, counted from 0.
+        num_shards: Of how many parts; 0 for the whole work.
     """
     home = enter_workplace()
     start_fork_server()
     if name not in STAGES:
         raise ValueError(f"stage {name!r}: unknown.{did_you_mean(name, STAGES)}")
     chosen, store = STAGES[name], Store(home)
+    if num_shards and chosen.sharding is None:
+        raise ValueError(f"num_shards is {num_shards}, but one worker does {name} whole; accepted: 0")
     order = WorkOrder(
         stage=name,
         config=chosen.config_type.model_validate(config),
@@ -65,6 +73,7 @@ def stage(
         store_root=home,
         num_threads=num_cores(),
         is_forced=is_forced,
+        shard=Shard(shard_index, num_shards) if num_shards else None,
         environment={"ATTAR_HOME": str(home)}
         | ({"ATTAR_MLFLOW_RUN_ID": mlflow_run_id} if mlflow_run_id else {})
         | {name: os.environ[name] for name in ("MLFLOW_TRACKING_URI", confinement.VARIABLE) if name in os.environ},

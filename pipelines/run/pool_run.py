@@ -24,6 +24,7 @@ from prefect.states import Cancelling, State
 from attar.pipelines.operate.prefect_home import RUN_TAG
 from attar.pipelines.recipe.execution import deployment_of
 from attar.registry.artifacts.handles import Artifact
+from attar.registry.artifacts.kinds.shard_facts import Shard
 from attar.registry.artifacts.store import CorruptArtifactError, Store
 from attar.stages.contract import by_slot
 from attar.stages.process import StageFailed, WorkOrder
@@ -58,18 +59,25 @@ class PoolCall:
         """The same for the same work of the same parent. Asked for again after a retry, the server answers with the run that is there."""
         return f"{self.parent}-{self.node}-{self.key}-{self.life}"
 
+    def of_shard(self, shard: Shard) -> PoolCall:
+        """Return the call for one worker's part of the work. MLflow has a node's numbers once, from what is gathered."""
+        node, order = f"{self.node} {shard.index + 1}/{shard.count}", replace(self.order, shard=shard)
+        return replace(self, node=node, order=order, key=shard.key(self.key), mlflow_run_id="")
+
     def parameters(self, store: Store) -> dict[str, Any]:
         """Return what the deployment `stage` is called with: plain JSON, names and keys only."""
         inputs = {
             slot: [{"stage": store.manifest(artifact)["stage"], "key": artifact.key} for artifact in artifacts]
             for slot, artifacts in by_slot(self.order.inputs).items()
         }
+        shard = self.order.shard
         return {
             "name": self.order.stage,
             "config": self.order.config.model_dump(mode="json"),
             "inputs": inputs,
             "mlflow_run_id": self.mlflow_run_id,
             "is_forced": self.order.is_forced,
+            **({} if shard is None else {"shard_index": shard.index, "num_shards": shard.count}),
         }
 
 
@@ -99,7 +107,7 @@ def run_on_pool(call: PoolCall, say: Callable[[str], None]) -> tuple[Artifact, b
     failed is not.
     """
     store, num_crashes = Store(call.order.store_root), 0
-    stored = None if call.order.is_forced else _stored(call, store)
+    stored = None if call.order.is_forced else stored_artifact(call, store)
     if stored is not None:
         return stored, True
     while True:
@@ -177,7 +185,7 @@ def _patiently(ask: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) ->
 
 
 def _made(call: PoolCall, store: Store) -> Artifact:
-    artifact = _stored(call, store)  # verified: it has come over a file system of several machines
+    artifact = stored_artifact(call, store)  # verified: it has come over a file system of several machines
     if artifact is None:
         raise StageFailed(
             f"pool {call.pool} has finished, but {store.root} holds no whole artifact {call.key[:12]}:"
@@ -186,7 +194,8 @@ def _made(call: PoolCall, store: Store) -> Artifact:
     return artifact
 
 
-def _stored(call: PoolCall, store: Store) -> Artifact | None:
+def stored_artifact(call: PoolCall, store: Store) -> Artifact | None:
+    """Return the verified artifact of a call, if it is there."""
     if not store.holds(call.order.stage, call.key):
         return None
     artifact = store.load(call.order.stage, call.key)

@@ -32,6 +32,7 @@ from attar.registry.artifacts.kinds.kind_facts import (
     VisionModelFacts,
 )
 from attar.registry.artifacts.kinds.prefix_facts import CompressorArtifact, PrefixArtifact
+from attar.registry.artifacts.kinds.shard_facts import ShardArtifact
 from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES, TAGGER
 
 DATA_CARD = "data_card"  # files in a data set's `records/` that describe it: .md for people, .json for programs
@@ -256,5 +257,7 @@ AnyData = DatasetArtifact | ImageDatasetArtifact
 Trainable = AnyModel | DenoiserArtifact
 Learned = AdapterArtifact | PrefixArtifact | CompressorArtifact  # what a training leaves
 
-# Every class above.
-KINDS: dict[str, type[Artifact]] = {kind.kind: kind for kind in Artifact.__subclasses__()}
+# Every class above, and what one worker leaves of a node's work.
+KINDS: dict[str, type[Artifact]] = {ShardArtifact.kind: ShardArtifact} | {
+    kind.kind: kind for kind in Artifact.__subclasses__()
+}

@@ -20,6 +20,7 @@ from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
 from attar.registry.artifacts.kinds.kind_facts import DatasetFacts
 from attar.stages.artifacts.dataset.card import write_card
+from attar.stages.artifacts.dataset.partial_rows import Recorded
 from attar.stages.artifacts.dataset.rows import Row, read_rows, write_rows
 from attar.stages.artifacts.dataset.teacher_shards import (
     carry_candidates,
@@ -36,7 +37,6 @@ from attar.stages.contract import Forecast, check_vocabulary, stage
 from attar.stages.guidance.data.config import GuideDataConfig
 from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.progress import Bar, bar, metric, note
-from attar.stages.self_data.original_writer import Recorded
 
 
 @dataclass(frozen=True, kw_only=True)
