@@ -36,6 +36,29 @@ class DescribedModel(BaseModel):
                 field.description = text
 
 
+@cache
+def _field_texts(path: str) -> dict[str, dict[str, str]]:
+    """Return the docstrings under the fields of each class of a file, by the class's qualified name."""
+    texts: dict[str, dict[str, str]] = {}
+    if (
+        not path.endswith(".py") or not Path(path).is_file()
+    ):  # compiled, or in an archive: without its source nothing is told
+        return texts
+    _collect(ast.parse(Path(path).read_bytes()).body, "", texts)
+    return texts
+
+
+def _collect(body: list[ast.stmt], outer: str, texts: dict[str, dict[str, str]]) -> None:
+    for statement, following in zip(body, [*body[1:], None], strict=True):
+        match statement, following:
+            case ast.ClassDef(name=name), _:
+                _collect(statement.body, f"{outer}{name}.", texts)
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name), _:
+                _collect(statement.body, f"{outer}{name}.<locals>.", texts)
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                texts.setdefault(outer[:-1], {})[name] = inspect.cleandoc(text)
+
+
 class StageConfig(DescribedModel):
     """Base of every stage's config: frozen, closed to unknown fields, each field described by the docstring under it."""
 
@@ -72,26 +95,3 @@ def _merged(model: type[BaseModel], content: Mapping[str, Any], changes: Mapping
             if inner is not None and inner is member_of(model, name, before) and not is_plain(model, name, value):
                 merged[name] = _merged(inner, before, value)
     return merged
-
-
-@cache
-def _field_texts(path: str) -> dict[str, dict[str, str]]:
-    """Return the docstrings under the fields of each class of a file, by the class's qualified name."""
-    texts: dict[str, dict[str, str]] = {}
-    if (
-        not path.endswith(".py") or not Path(path).is_file()
-    ):  # compiled, or in an archive: without its source nothing is told
-        return texts
-    _collect(ast.parse(Path(path).read_bytes()).body, "", texts)
-    return texts
-
-
-def _collect(body: list[ast.stmt], outer: str, texts: dict[str, dict[str, str]]) -> None:
-    for statement, following in zip(body, [*body[1:], None], strict=True):
-        match statement, following:
-            case ast.ClassDef(name=name), _:
-                _collect(statement.body, f"{outer}{name}.", texts)
-            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name), _:
-                _collect(statement.body, f"{outer}{name}.<locals>.", texts)
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                texts.setdefault(outer[:-1], {})[name] = inspect.cleandoc(text)
