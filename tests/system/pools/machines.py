@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from socket import socket
 from typing import Any
 
 import psutil
 
 from attar.stages.runtime.orphans import OWNER
+from tests.databases import copy_database, start_on_copy
 from tests.system.forked import attar_forked
 from tests.system.operated import Api, until
 
@@ -44,10 +47,17 @@ class Machines:
         assert server.poll() is None, self.log("server")
         return server
 
-    def start_worker(self, pool: str, num_gpus: int) -> subprocess.Popen[bytes]:
-        return self.start(
-            f"worker-{pool}", ["pipelines", "worker", pool], self.environment | {"ATTAR_NUM_GPUS": str(num_gpus)}
+    def start_worker(self, pool: str, num_gpus: int, name: str = "") -> subprocess.Popen[bytes]:
+        words = ["pipelines", "worker", pool]
+        return self.start(name or f"worker-{pool}", words, self.environment | {"ATTAR_NUM_GPUS": str(num_gpus)})
+
+    def shorten_silence(self) -> None:
+        """Take a run for dead after less of it than a user's would be."""
+        script = (
+            "from prefect.client.orchestration import get_client; from attar.pipelines.operate.zombies import close_zombies\n"
+            "with get_client(sync_client=True) as client: close_zombies(client, silence_seconds=45)"
         )
+        subprocess.run([sys.executable, "-c", script], env=self.environment, check=True)
 
     def start(self, name: str, words: list[str], environment: Environment) -> subprocess.Popen[bytes]:
         with (self.workspace / f"{name}.log").open("ab") as log:
@@ -99,6 +109,25 @@ class Machines:
             if process.poll() is None:
                 kill_tree(process.pid)
                 process.wait()
+
+
+@contextmanager
+def standing(
+    workspace: Path, environment: Environment, session_folder: Path, mlflow_database: Path, pools: Sequence[str]
+) -> Iterator[Machines]:
+    """Give a server with pools, on copies of databases that are made already."""
+    with socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    made = Machines(workspace, environment, port)
+    copy_database(mlflow_database, made.home / "mlflow.db")
+    try:
+        start_on_copy(session_folder / "prefect.db", made.home / "prefect" / "prefect.db", made.start_server)
+        done = made.attar("pool", *pools)
+        assert done.returncode == 0 and f"attar worker {pools[-1]}" in done.stdout, done.stdout + done.stderr
+        yield made
+    finally:
+        made.end()
 
 
 def kill_tree(pid: int) -> None:
