@@ -21,6 +21,7 @@ from attar.registry.artifacts import confinement
 from attar.registry.artifacts.environment import num_cores
 from attar.registry.artifacts.handles import Artifact
 from attar.registry.artifacts.kinds.shard_facts import Shard
+from attar.registry.artifacts.shared_store import fetch, share
 from attar.registry.artifacts.store import Store
 from attar.registry.tracking.runs import Tracker
 from attar.stages.catalogue import STAGES
@@ -78,8 +79,12 @@ def stage(
         | ({"ATTAR_MLFLOW_RUN_ID": mlflow_run_id} if mlflow_run_id else {})
         | {name: os.environ[name] for name in ("MLFLOW_TRACKING_URI", confinement.VARIABLE) if name in os.environ},
     )
+    key = chosen.key(order.config, order.inputs)
     try:
+        if not is_forced:  # another machine may have made it
+            fetch(store, name, key if order.shard is None else order.shard.key(key))
         artifact, is_hit = _run(order, mlflow_run_id)
+        share(store, artifact, is_forced=is_forced)
     except StageFailed as error:
         return Failed(message=error.cause)  # the reason, without "Flow run encountered an exception"
     made = {"stage": name, "key": artifact.key, "fingerprint": artifact.fingerprint, "kind": artifact.kind}
@@ -133,7 +138,7 @@ def _inputs(chosen: Stage[Any, Any, Any], store: Store, given: dict[str, list[Ha
 
 
 def _load(store: Store, handle: Handle, slot: str) -> Artifact:
-    if not store.holds(handle.stage, handle.key):
+    if not fetch(store, handle.stage, handle.key):
         raise ValueError(f"inputs.{slot}: the store holds no {handle.stage} artifact {handle.key[:12]}")
     artifact = store.load(handle.stage, handle.key)
     store.verify(artifact)

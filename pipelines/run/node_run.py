@@ -20,7 +20,7 @@ from attar.registry.artifacts.handles import Artifact
 from attar.registry.artifacts.kinds.shard_facts import Shard
 from attar.registry.artifacts.store import Store
 from attar.registry.tracking.run_record import RunRecord
-from attar.stages.process import StageFailed, WorkOrder, run_in_process
+from attar.stages.process import WorkOrder, one_line, run_in_process
 from attar.stages.runtime.progress import Note, bar, listen
 
 
@@ -55,7 +55,7 @@ def _run_in_shards(call: PoolCall, calls: Sequence[PoolCall], listener: Listener
     if whole is not None:
         return whole, True
     shards: dict[str, Any] = {}
-    failures: list[StageFailed] = []
+    failures: list[Exception] = []
     with listen(listener), ThreadPoolExecutor(len(calls)) as threads:
         counter = bar("shards", len(calls), "shards")
         waiting = [
@@ -71,16 +71,16 @@ def _run_in_shards(call: PoolCall, calls: Sequence[PoolCall], listener: Listener
     return run_in_process(order, listener)
 
 
-def _run_shard(call: PoolCall, listener: Listener, shards: dict[str, Any], failures: list[StageFailed]) -> None:
+def _run_shard(call: PoolCall, listener: Listener, shards: dict[str, Any], failures: list[Exception]) -> None:
     """Run a shard as a task, and put down what it made or why it failed."""
 
     @task(name=call.node, task_run_name=call.node, cache_policy=NO_CACHE, persist_result=False)
     def run_shard() -> State:
         try:
             artifact, is_hit = run_on_pool(call, lambda text: listener(Note(f"shard {call.node.split()[-1]} {text}")))
-        except StageFailed as error:
+        except Exception as error:  # noqa: BLE001 - raised for the node once all shards have ended
             failures.append(error)
-            return Failed(message=error.cause)
+            return Failed(message=one_line(error))
         shards[call.key] = artifact
         return Completed(name="Cached" if is_hit else "Completed", message=f"{artifact.kind} {artifact.key[:12]}")
 

@@ -25,6 +25,7 @@ from attar.pipelines.operate.prefect_home import RUN_TAG
 from attar.pipelines.recipe.execution import deployment_of
 from attar.registry.artifacts.handles import Artifact
 from attar.registry.artifacts.kinds.shard_facts import Shard
+from attar.registry.artifacts.shared_store import fetch, share
 from attar.registry.artifacts.store import CorruptArtifactError, Store
 from attar.stages.contract import by_slot
 from attar.stages.process import StageFailed, WorkOrder
@@ -110,6 +111,9 @@ def run_on_pool(call: PoolCall, say: Callable[[str], None]) -> tuple[Artifact, b
     stored = None if call.order.is_forced else stored_artifact(call, store)
     if stored is not None:
         return stored, True
+    for artifacts in by_slot(call.order.inputs).values():
+        for artifact in artifacts:
+            share(store, artifact)
     while True:
         child = _patiently(_ask, call, store)
         if child.state is not None and child.state.is_final() and not child.state.is_completed():
@@ -185,18 +189,20 @@ def _patiently(ask: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) ->
 
 
 def _made(call: PoolCall, store: Store) -> Artifact:
+    if call.order.is_forced:
+        fetch(store, call.order.stage, call.key, is_forced=True)
     artifact = stored_artifact(call, store)  # verified: it has come over a file system of several machines
     if artifact is None:
         raise StageFailed(
             f"pool {call.pool} has finished, but {store.root} holds no whole artifact {call.key[:12]}:"
-            " ATTAR_HOME must be the same shared folder on both sides"
+            " ATTAR_HOME must be the same shared folder on both sides, or ATTAR_SHARED_STORE the same object store"
         )
     return artifact
 
 
 def stored_artifact(call: PoolCall, store: Store) -> Artifact | None:
     """Return the verified artifact of a call, if it is there."""
-    if not store.holds(call.order.stage, call.key):
+    if not fetch(store, call.order.stage, call.key):
         return None
     artifact = store.load(call.order.stage, call.key)
     try:
