@@ -26,7 +26,6 @@ UNITS = {
 }
 # How a component is written in a recipe, for the type that spells it out.
 COMPONENT = "text or mapping of text to mapping of text to anything"
-
 # Of a stage that several workers can share.
 SHARED = "**Shards**: workers of a pool can [share it](../../how-to/workers-and-gpus.md#share-a-node-among-workers), in {pieces}."
 

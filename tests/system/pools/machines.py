@@ -19,16 +19,17 @@ from tests.system.forked import attar_forked
 from tests.system.operated import Api, until
 
 Environment = dict[str, str]
+LOOPBACK = "127.0.0.1"
 
 
 class Machines:
     """A Prefect server and workers of two pools, each as the command line starts it; any may be killed and started again."""
 
-    def __init__(self, workspace: Path, environment: Environment, port: int) -> None:
-        self.workspace, self.home, self.port = workspace, workspace / "home", port
+    def __init__(self, workspace: Path, environment: Environment, port: int, host: str = LOOPBACK) -> None:
+        self.workspace, self.home, self.port, self.host = workspace, workspace / "home", port, host
         self.environment = environment | {
             "ATTAR_HOME": str(self.home), "ATTAR_WORKSPACE": str(workspace), "PREFECT_HOME": str(self.home / "prefect"),
-            "PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_API_URL": f"http://{host}:{port}/api", "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
             "PREFECT_SERVER_DATABASE_TIMEOUT": "60", "PREFECT_WORKER_QUERY_SECONDS": "1",
             "ATTAR_GPU_HOST": "here",
@@ -40,9 +41,8 @@ class Machines:
 
     def start_server(self) -> subprocess.Popen[bytes]:
         inherited = {k: v for k, v in self.environment.items() if not k.startswith("PREFECT_API")}
-        server = self.start(
-            "server", ["attar.pipelines.operate.prefect_server", "server", "start", "--port", str(self.port)], inherited
-        )
+        words = ["attar.pipelines.operate.prefect_server", "server", "start", "--host", self.host]
+        server = self.start("server", [*words, "--port", str(self.port)], inherited)
         self.until(lambda: self.is_up() or server.poll() is not None)
         assert server.poll() is None, self.log("server")
         return server
@@ -59,10 +59,14 @@ class Machines:
         )
         subprocess.run([sys.executable, "-c", script], env=self.environment, check=True)
 
-    def start(self, name: str, words: list[str], environment: Environment) -> subprocess.Popen[bytes]:
+    def start(
+        self, name: str, words: list[str], environment: Environment, before: tuple[str, ...] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start a module of Python, or with `before`, which may be empty, a command behind another."""
+        command = [sys.executable, "-m", *words] if before is None else [*before, *words]
         with (self.workspace / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", *words], env=environment, cwd=self.workspace, stdout=log, stderr=log, start_new_session=True
+                command, env=environment, cwd=self.workspace, stdout=log, stderr=log, start_new_session=True
             )  # fmt: skip
         self.started.append(process)
         return process
@@ -113,13 +117,18 @@ class Machines:
 
 @contextmanager
 def standing(
-    workspace: Path, environment: Environment, session_folder: Path, mlflow_database: Path, pools: Sequence[str]
+    workspace: Path,
+    environment: Environment,
+    session_folder: Path,
+    mlflow_database: Path,
+    pools: Sequence[str],
+    host: str = LOOPBACK,
 ) -> Iterator[Machines]:
     """Give a server with pools, on copies of databases that are made already."""
     with socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((host, 0))
         port = probe.getsockname()[1]
-    made = Machines(workspace, environment, port)
+    made = Machines(workspace, environment, port, host)
     copy_database(mlflow_database, made.home / "mlflow.db")
     try:
         start_on_copy(session_folder / "prefect.db", made.home / "prefect" / "prefect.db", made.start_server)
