@@ -84,4 +84,6 @@ def _run_shard(call: PoolCall, listener: Listener, shards: dict[str, Any], failu
         shards[call.key] = artifact
         return Completed(name="Cached" if is_hit else "Completed", message=f"{artifact.kind} {artifact.key[:12]}")
 
+    # Prefect counts the tasks of a key without a lock: two threads at once would get one task run
+    run_shard.task_key = f"{run_shard.task_key}-{call.key[:12]}"
     run_shard(return_state=True)

@@ -40,6 +40,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 # Children of this process that have not ended: whoever stops this process stops them.
 _open: set[UUID] = set()
+# Prefect counts the runs that a flow asks for without a lock: two threads at once would share the task run that stands for theirs.
+_asking = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,14 +142,15 @@ def cancel_open_children() -> None:
 
 
 def _ask(call: PoolCall, store: Store) -> FlowRun:
-    return run_deployment(  # type: ignore[return-value] - sync here
-        deployment_of(call.pool),
-        parameters=call.parameters(store),
-        flow_run_name=f"{call.node} of {call.run_id}",
-        idempotency_key=call.idempotency_key,
-        tags=[RUN_TAG, f"attar-run:{call.run_id}"],
-        timeout=0,
-    )
+    with _asking:
+        return run_deployment(  # type: ignore[return-value] - sync here
+            deployment_of(call.pool),
+            parameters=call.parameters(store),
+            flow_run_name=f"{call.node} of {call.run_id}",
+            idempotency_key=call.idempotency_key,
+            tags=[RUN_TAG, f"attar-run:{call.run_id}"],
+            timeout=0,
+        )
 
 
 def _wait(child: UUID, say: Callable[[str], None]) -> State:
