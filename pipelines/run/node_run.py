@@ -15,7 +15,7 @@ from prefect.states import Completed, Failed, State
 from attar.pipelines.recipe.execution import IN_PROCESS
 from attar.pipelines.recipe.node import Node
 from attar.pipelines.run.listener import Listener
-from attar.pipelines.run.pool_run import PoolCall, run_on_pool, stored_artifact
+from attar.pipelines.run.pool_run import PoolCall, run_on_pool, share_inputs, stored_artifact
 from attar.registry.artifacts.handles import Artifact
 from attar.registry.artifacts.kinds.shard_facts import Shard
 from attar.registry.artifacts.store import Store
@@ -51,9 +51,11 @@ def _run_in_shards(call: PoolCall, calls: Sequence[PoolCall], listener: Listener
 
     Where a shard fails the others go on to their end: what they made stays, and the next run does the failed one alone.
     """
-    whole = None if call.order.is_forced else stored_artifact(call, Store(call.order.store_root))
+    store = Store(call.order.store_root)
+    whole = None if call.order.is_forced else stored_artifact(call, store)
     if whole is not None:
         return whole, True
+    share_inputs(call, store)  # once, not by each shard
     shards: dict[str, Any] = {}
     failures: list[Exception] = []
     with listen(listener), ThreadPoolExecutor(len(calls)) as threads:

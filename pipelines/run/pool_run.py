@@ -113,9 +113,7 @@ def run_on_pool(call: PoolCall, say: Callable[[str], None]) -> tuple[Artifact, b
     stored = None if call.order.is_forced else stored_artifact(call, store)
     if stored is not None:
         return stored, True
-    for artifacts in by_slot(call.order.inputs).values():
-        for artifact in artifacts:
-            share(store, artifact)
+    share_inputs(call, store)
     while True:
         child = _patiently(_ask, call, store)
         if child.state is not None and child.state.is_final() and not child.state.is_completed():
@@ -130,6 +128,13 @@ def run_on_pool(call: PoolCall, say: Callable[[str], None]) -> tuple[Artifact, b
             raise StageFailed(f"on pool {call.pool}: {_reason(state)}")
         say(f"crashed on pool {call.pool} ({_reason(state)}): going on from its last checkpoint")
         call = replace(call, life=call.life + 1)
+
+
+def share_inputs(call: PoolCall, store: Store) -> None:
+    """Let the pool's machines have what the work reads, where they share no folder."""
+    for artifacts in by_slot(call.order.inputs).values():
+        for artifact in artifacts:
+            share(store, artifact)
 
 
 def cancel_open_children() -> None:
