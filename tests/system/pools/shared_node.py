@@ -15,6 +15,7 @@ from attar.stages.artifacts.dataset.rows import read_rows
 from attar.stages.artifacts.dataset.teacher_shards import finished_shards
 from attar.stages.self_data.config import SelfDataConfig
 from attar.stages.self_data.stage import SelfDataInputs, self_data
+from tests.system.pools.machines import Machines
 
 # Each piece takes a good part of a second: long enough to be killed in.
 CONFIG = {
@@ -50,6 +51,12 @@ def write_recipe(workspace: Path) -> None:
 def pieces_at_work(home: Path) -> list[int]:
     """How many pieces each shard at work under a home has written."""
     return [len(finished_shards(path)) for path in home.glob("work/*/shards") if path.is_dir()]
+
+
+def shard_states(machines: Machines) -> list[str]:
+    """How the flow runs of both shards ended, sorted."""
+    runs = [run for index in (1, 2) for run in machines.stage_runs(f"rewritten {index}/2")]
+    return sorted(run["state"]["type"] for run in runs)
 
 
 def node_of(home: Path, name: str) -> dict[str, Any]:
