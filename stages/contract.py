@@ -141,7 +141,7 @@ class Stage(Generic[C, I, A]):
     def execute_shard(
         self, config: C, inputs: I, store: Store, shard: Shard, *, is_forced: bool = False
     ) -> Outcome[ShardArtifact]:
-        """Return what one of several workers makes of its part of the work, from the store when a verified copy is there."""
+        """Return what one of several workers makes of its part; from the store when a verified copy is there."""
         assert self.sharding is not None, "the recipe refuses shards of a stage that does its work whole"
         work = self.sharding.work
         run = lambda config, inputs, workdir: work(config, inputs, shard, workdir)  # noqa: E731

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any
 
 from prefect import flow
@@ -62,29 +63,10 @@ def stage(
     """
     home = enter_workplace()
     start_fork_server()
-    if name not in STAGES:
-        raise ValueError(f"stage {name!r}: unknown.{did_you_mean(name, STAGES)}")
-    chosen, store = STAGES[name], Store(home)
-    if num_shards and chosen.sharding is None:
-        raise ValueError(f"num_shards is {num_shards}, but one worker does {name} whole; accepted: 0")
-    order = WorkOrder(
-        stage=name,
-        config=chosen.config_type.model_validate(config),
-        inputs=_inputs(chosen, store, inputs),
-        store_root=home,
-        num_threads=num_cores(),
-        is_forced=is_forced,
-        shard=Shard(shard_index, num_shards) if num_shards else None,
-        environment={"ATTAR_HOME": str(home)}
-        | ({"ATTAR_MLFLOW_RUN_ID": mlflow_run_id} if mlflow_run_id else {})
-        | {name: os.environ[name] for name in ("MLFLOW_TRACKING_URI", confinement.VARIABLE) if name in os.environ},
-    )
-    key = chosen.key(order.config, order.inputs)
+    order = _order(home, name, config, inputs, Shard(shard_index, num_shards) if num_shards else None)
+    order = replace(order, is_forced=is_forced, environment=_environment(home, mlflow_run_id))
     try:
-        if not is_forced:  # another machine may have made it
-            fetch(store, name, key if order.shard is None else order.shard.key(key))
-        artifact, is_hit = _run(order, mlflow_run_id)
-        share(store, artifact, is_forced=is_forced)
+        artifact, is_hit = _shared_run(order, mlflow_run_id)
     except StageFailed as error:
         return Failed(message=error.cause)  # the reason, without "Flow run encountered an exception"
     made = {"stage": name, "key": artifact.key, "fingerprint": artifact.fingerprint, "kind": artifact.kind}
@@ -93,6 +75,42 @@ def stage(
         message=f"{artifact.kind} {artifact.key[:12]}",
         data={**made, "is_hit": is_hit, "facts": dict(artifact.facts)},
     )
+
+
+def _order(
+    home: Path, name: str, config: dict[str, Any], inputs: dict[str, list[Handle]], shard: Shard | None
+) -> WorkOrder:
+    """Return what a stage is to do. Raises ValueError for a stage, a config or inputs that cannot be."""
+    if name not in STAGES:
+        raise ValueError(f"stage {name!r}: unknown.{did_you_mean(name, STAGES)}")
+    chosen = STAGES[name]
+    if shard is not None and chosen.sharding is None:
+        raise ValueError(f"num_shards is {shard.count}, but one worker does {name} whole; accepted: 0")
+    return WorkOrder(
+        stage=name,
+        config=chosen.config_type.model_validate(config),
+        inputs=_inputs(chosen, Store(home), inputs),
+        store_root=home,
+        num_threads=num_cores(),
+        shard=shard,
+    )
+
+
+def _shared_run(order: WorkOrder, mlflow_run_id: str) -> tuple[Artifact, bool]:
+    """Run the stage unless another machine has made it, and let the others have what it makes."""
+    store, key = Store(order.store_root), STAGES[order.stage].key(order.config, order.inputs)
+    if not order.is_forced:
+        fetch(store, order.stage, key if order.shard is None else order.shard.key(key))
+    artifact, is_hit = _run(order, mlflow_run_id)
+    share(store, artifact, is_forced=order.is_forced)
+    return artifact, is_hit
+
+
+def _environment(home: Path, mlflow_run_id: str) -> dict[str, str]:
+    """Return what is set in the stage's process."""
+    known = {"ATTAR_HOME": str(home)} | ({"ATTAR_MLFLOW_RUN_ID": mlflow_run_id} if mlflow_run_id else {})
+    inherited = ("MLFLOW_TRACKING_URI", confinement.VARIABLE)
+    return known | {name: os.environ[name] for name in inherited if name in os.environ}
 
 
 def _run(order: WorkOrder, mlflow_run_id: str) -> tuple[Artifact, bool]:

@@ -1,4 +1,4 @@
-"""Artifacts for machines without a common disk: copied to and from an object store, where each is whole or not there.
+"""Artifacts travel between machines without a common disk through an object store, each whole or not there.
 
 The folder ATTAR_HOME of each machine stays its store; ATTAR_SHARED_STORE names what they share: `s3://bucket/folder`, or any address that
 MLflow keeps artifacts at. A manifest is uploaded last, and its seal names the folder of the files, so that two uploads at once cannot mix.

@@ -1,4 +1,4 @@
-"""A shard of a node's work: which pieces a worker does, the key it is stored under, and the handle of what it leaves."""
+"""A shard of a node's work: which pieces a worker does, its key, and the handle of what it leaves."""
 
 from __future__ import annotations
 

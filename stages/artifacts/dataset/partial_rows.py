@@ -1,4 +1,4 @@
-"""Work on rows in pieces that are written down: a stage that is killed goes on at the piece in progress, and workers share them."""
+"""Work on rows in pieces that are written down. A stage that is killed goes on at the piece in progress, and workers share them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measure a causal model, or a worker's share of it: quality on questions and text, and by the first worker size and speed."""
+"""A worker measures its share of a causal model's questions and text; the first one size and speed too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker measures of a causal model: its share of the questions and of the text, by their numbers. And all workers' together."""
+"""What a worker measures of a causal model: its share of questions and text, by their numbers. And all workers' together."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FILE = "measurements.json"
 
 @dataclass(frozen=True)
 class Measurements:
-    """`right` by task and number of the question, `pieces` of the text by number of the window, `answers` by the prompt's tokens.
+    """`right` by task and number of the question, `pieces` of the text by window, `answers` by the prompt's tokens.
 
     `figures`: what is measured of the model as a whole, by the first worker alone.
     """
