@@ -11,7 +11,7 @@ from attar.registry.artifacts.fingerprint import folder_digests
 from attar.registry.artifacts.handles import EvaluationArtifact
 from attar.registry.artifacts.kinds.shard_facts import WHOLE, Shard, ShardArtifact, ShardFacts
 from attar.registry.artifacts.store import CONTENT
-from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, IMAGES, TAGGER, subject_of
+from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, IMAGES, TAGGER, fills_masks, subject_of
 from attar.stages.artifacts.dataset.measured_data import names_ahead
 from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.artifacts.model.size_forecast import flops_of_token
@@ -20,12 +20,13 @@ from attar.stages.artifacts.prefix.folder import refuse_others_prefix
 from attar.stages.artifacts.serving.load import check_served
 from attar.stages.artifacts.work_forecast import FORWARD, TOKENS_PER_ROW, num_questions_of
 from attar.stages.contract import Forecast, Sharding, stage
+from attar.stages.evaluate.answers.filled import evaluate_filled, filled_forecast
 from attar.stages.evaluate.causal.measure import measure_causal
 from attar.stages.evaluate.causal.measurements import PIECES, Measurements
 from attar.stages.evaluate.causal.report import report_causal
 from attar.stages.evaluate.classes.classifier import evaluate_classifier
 from attar.stages.evaluate.classes.tagger import evaluate_tagger
-from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs, refuse_provider
+from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs, refuse_fills, refuse_provider
 from attar.stages.evaluate.encoder import encoder_evaluation_forecast, evaluate_encoder
 from attar.stages.evaluate.images.measures import evaluate_images, image_evaluation_forecast
 from attar.stages.evaluate.speculation import check_draft
@@ -39,6 +40,9 @@ MEASURES = {**TEXT_MEASURES, IMAGES: evaluate_images}
 
 def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     refuse_other_data(inputs["model"][0], inputs.get("tasks", ()))
+    if fills_masks(inputs["model"][0]):
+        return filled_forecast(config, inputs)
+    refuse_fills(config, inputs.get("beside", ()))
     if inputs.get("form") and config.timing.served is None:
         raise ValueError("form is read where serving is measured: set timing.served, or leave the input out")
     check_prefix(inputs, is_served=config.timing.served is not None)
@@ -82,6 +86,8 @@ def _max_pieces(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]])
     subject = subject_of(inputs["model"][0])
     if subject in MEASURES:
         raise ValueError(f"shards: one worker measures {subject.words} whole; accepted: 1")
+    if fills_masks(inputs["model"][0]):
+        raise ValueError("shards: one worker measures a model that fills masks whole; accepted: 1")
     if config.stop is not None:
         raise ValueError("stop: what is asked next hangs on all answers so far; accepted: shards: 1, or no stop")
     return 0 if inputs.get("text") else int(num_questions_of(inputs.get("tasks", ()), config.max_rows))
@@ -108,6 +114,7 @@ def _gather(
     forecast=_forecast,
     outside=_outside,
     check=refuse_others_prefix,
+    mask_filling=("model", "beside"),
     sharding=Sharding(_work, _gather, _max_pieces, PIECES),
 )
 def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> EvaluationArtifact:
@@ -118,6 +125,8 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
     Raises ValueError when a text that it drafted, in float32, is not the original's own.
     """
     content = workdir / CONTENT
+    if fills_masks(inputs.model.facts):
+        return evaluate_filled(config, inputs, content)
     if (measure := MEASURES.get(inputs.model.subject)) is not None:
         return measure(config, inputs, content)
     return report_causal(config, inputs, *measure_causal(config, inputs, WHOLE, content), content)

@@ -19,8 +19,8 @@ from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.artifacts.prefix.figures import prefix_figures
 from attar.stages.artifacts.prefix.folder import prefixed
 from attar.stages.artifacts.serving.load import served_figures
+from attar.stages.evaluate.answers.answering import Answering, by_kind, named_tasks
 from attar.stages.evaluate.blocks import Blocks, ask_in_blocks, order_seed
-from attar.stages.evaluate.causal.answering import Answering, by_kind, named_tasks
 from attar.stages.evaluate.causal.measurements import (
     PIECES,
     Measurements,

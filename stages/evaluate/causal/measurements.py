@@ -17,7 +17,7 @@ from attar.registry.artifacts.kinds.shard_facts import WHOLE, Shard
 from attar.stages.artifacts.dataset.measured_data import plain_text, question_rows, unique_names
 from attar.stages.artifacts.dataset.prompts import choice_context
 from attar.stages.artifacts.dataset.rows import Row
-from attar.stages.evaluate.causal.answering import Answering
+from attar.stages.evaluate.answers.answering import Answering
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
 from attar.stages.runtime.progress import bar
 

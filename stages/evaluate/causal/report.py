@@ -11,14 +11,15 @@ from attar.registry.artifacts.fingerprint import digest
 from attar.registry.artifacts.handles import EvaluationArtifact
 from attar.stages.artifacts.dataset.measured_data import in_turn
 from attar.stages.artifacts.dataset.partition import shared_rows_note
+from attar.stages.artifacts.dataset.prompts import row_prompt
 from attar.stages.artifacts.dataset.rows import Row, read_rows, split_rows
 from attar.stages.artifacts.model.folder import load_tokenizer
+from attar.stages.evaluate.answers.answering import by_kind, guessed_share, sample_of
+from attar.stages.evaluate.answers.kept_answers import write_answers
 from attar.stages.evaluate.blocks import Blocks
-from attar.stages.evaluate.causal.answering import Answered, by_kind, guessed_share
 from attar.stages.evaluate.causal.measurements import Measurements, rows_by_task, windows_of
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
 from attar.stages.evaluate.headline import headline_metrics
-from attar.stages.evaluate.kept_answers import write_answers
 from attar.stages.evaluate.question_pairs import question_ids
 from attar.stages.evaluate.written import write_evaluation
 from attar.stages.runtime.progress import note
@@ -83,7 +84,10 @@ def _questions(
         ids = {name: blocks.ids[name][: len(some)] for name, some in blocks.right.items()}
         answered = {name: blocks.rows[name][: len(some)] for name, some in blocks.right.items()}
     right = {**right, **measured.right_in_order(answered)}
-    sample = Answered(tokenizer, measured.answers).sample
+
+    def sample(row: Row) -> dict[str, str]:
+        return sample_of(row, measured.answers[tuple(row_prompt(tokenizer, row))])
+
     write_answers(content, answered, ids, right, sample)
     return {
         "tasks": tasks | {name: sum(right[name]) / len(right[name]) for name in answered},

@@ -19,6 +19,7 @@ from attar.stages.finetune.training_run import MEASURE
 from tests.system.node_by_node import run_nodes
 from tests.system.recipes.encoder_smokes import EXITS, POOL, SMALL_ENCODER, SPANS, encoder_quick
 from tests.system.recipes.image_smokes import IMAGE_SMOKES
+from tests.system.recipes.masked_smokes import MASKED_SMOKES
 from tests.system.tiny_models import NUM_CHOOSE, NUM_HELDOUT, NUM_QUESTIONS
 
 # those of denoisers, which have no loss on held-out rows, are in test_step_methods.py
@@ -54,8 +55,7 @@ class Smoke:
     changes: dict[str, Any] = field(default_factory=dict)
     node: str = "student"
     share: float = 0.7
-    # the last node that is run; none: all
-    until: str = ""
+    until: str = ""  # the last node that is run; none: all
 
 
 def quick(node: str = "student", **more: Any) -> dict[str, Any]:
@@ -208,7 +208,7 @@ SMOKES = {
         {f"pair_contrast_exit_{depth}": depth / 3 for depth in (1, 2, 3)}, share=0.95, changes=EXITS, until="scores"
     ),
     "distill-weighted": Smoke({"labels": 0.5, "forward_kl_teacher_1": 0.5}, share=0.92, changes=POOL),
-    **{name: Smoke(**smoke) for name, smoke in IMAGE_SMOKES.items()},
+    **{name: Smoke(**smoke) for name, smoke in (IMAGE_SMOKES | MASKED_SMOKES).items()},
     "cross-tokenizer-alm": Smoke({"alm": 1.0}, changes=quick(learning_rate=0.003)),
     "anchored-decoding": Smoke(
         {"next_token": 1.0},

@@ -57,17 +57,9 @@ class Answering:
         return tuple(row_prompt(self.tokenizer, row))
 
 
-@dataclass(frozen=True)
-class Answered:
-    """What was written to prompts, by their tokens."""
-
-    tokenizer: Any
-    answers: Mapping[tuple[int, ...], str]
-
-    def sample(self, row: Row) -> dict[str, str]:
-        """Return a question with its reference and what was written."""
-        answer = self.answers[tuple(row_prompt(self.tokenizer, row))]
-        return {"question": row.question, "reference": row.reference or row.answer, "answer": answer.strip()}
+def sample_of(row: Row, answer: str) -> dict[str, str]:
+    """Return a question with its reference and an answer."""
+    return {"question": row.question, "reference": row.reference or row.answer, "answer": answer.strip()}
 
 
 def guessed_share(rows: Sequence[Row]) -> float:
