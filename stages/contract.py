@@ -185,7 +185,7 @@ def stage(
 ) -> Callable[[Callable[[C, I, Path], A]], Stage[C, I, A]]:
     """Make a stage of a function `(config, inputs, workdir) -> artifact`; raise `version` whenever its output changes meaning.
 
-    `output`: which of several kinds, by config and the kind in the slot `follows`; else that, or the first. `mask_filling`: inputs that may fill masks.
+    `output`: which of several kinds, by config and the kind in slot `follows`; else that, or the first. `mask_filling`: inputs that may fill masks.
     """
 
     def forecast_of(config: Any, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:

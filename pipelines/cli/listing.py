@@ -16,7 +16,7 @@ from attar.compressors.distill.losses.classes import CLASS_LOSSES
 from attar.compressors.distill.losses.denoising.catalogue import DENOISING_LOSSES
 from attar.compressors.distill.losses.divergences.catalogue import CHUNKWISE, DIVERGENCES, LISTWISE
 from attar.compressors.distill.losses.divergences.hidden import HIDDEN_LOSSES
-from attar.compressors.distill.losses.embeddings import EMBEDDING_LOSSES
+from attar.compressors.distill.losses.embeddings.catalogue import EMBEDDING_LOSSES
 from attar.compressors.distill.losses.objectives import OBJECTIVES
 from attar.compressors.distill.losses.targets.target_ops import TARGETS
 from attar.compressors.distill.losses.weights.coefficients import COEFFICIENT_SCHEDULES

@@ -33,6 +33,8 @@ class EncoderFacts(ArtifactFacts):
     removed_blocks: tuple[int, ...] = NOT_KNOWN
     # after how many blocks its vector was learned, where not after the last alone
     exits: tuple[int, ...] = NOT_KNOWN
+    # tokens of no word that stand before its questions, where it thinks in some
+    num_latent_tokens: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -48,6 +50,7 @@ class EncoderGraphFacts(ArtifactFacts):
     pooling: str = NOT_KNOWN
     is_normalized: bool = NOT_KNOWN
     max_tokens: int = NOT_KNOWN
+    num_latent_tokens: int | None = None
     format: str = NOT_KNOWN
     quantization: str | None = None
     # after how many blocks a batch may end, where it may end before the last
