@@ -25,12 +25,12 @@ from attar.registry.artifacts.kinds.kind_facts import (
     FittedFacts,
     GgufFacts,
     ModelFacts,
-    OnnxFacts,
     ReleaseFacts,
     RuntimeFormFacts,
     ScanFacts,
     VisionModelFacts,
 )
+from attar.registry.artifacts.kinds.onnx_facts import OnnxFacts
 from attar.registry.artifacts.kinds.prefix_facts import CompressorArtifact, PrefixArtifact
 from attar.registry.artifacts.kinds.shard_facts import ShardArtifact  # noqa: F401 - one of KINDS
 from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES, TAGGER

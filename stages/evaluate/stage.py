@@ -50,7 +50,7 @@ def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         return forecast(config, inputs)
     if not (inputs.get("tasks") or inputs.get("text") or config.harness.tasks):
         raise ValueError("nothing to measure quality on: give the input tasks or text, or config harness.tasks")
-    refuse_provider(config, "hidden_size" not in inputs["model"][0])
+    refuse_provider(config, inputs["model"][0], is_graph="hidden_size" not in inputs["model"][0])
     if inputs.get("original"):
         check_draft(inputs)
     if config.stop is not None and not inputs.get("tasks"):

@@ -91,7 +91,8 @@ def _wording(facts: Facts) -> Wording:
 
 def _weights(facts: Facts) -> str:
     held = str(facts.get("quantization", "none"))
-    return held if held != "none" else str(facts.get("dtype", "float32"))
+    held = held if held != "none" else str(facts.get("precision", facts.get("dtype", "float32")))
+    return f"{held}, keys and values {facts['cache']}" if "cache" in facts else held
 
 
 def _steps(release: Release) -> list[str]:

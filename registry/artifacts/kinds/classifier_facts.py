@@ -56,6 +56,7 @@ class ClassifierGraphFacts(ArtifactFacts):
     max_tokens: int = NOT_KNOWN
     format: str = NOT_KNOWN
     quantization: str | None = None
+    precision: str | None = None
     # of the weights alone, in integers
     weight_bytes: float | None = None
     # largest difference of a log-probability to torch's, in nats
@@ -104,6 +105,7 @@ class ImageGraphFacts(ArtifactFacts):
     companion_bytes: int | None = None
     format: str = NOT_KNOWN
     quantization: str | None = None
+    precision: str | None = None
     weight_bytes: float | None = None
     # largest difference of a log-probability to torch's, in nats
     max_logprob_difference: float | None = None

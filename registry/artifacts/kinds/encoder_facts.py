@@ -53,6 +53,7 @@ class EncoderGraphFacts(ArtifactFacts):
     num_latent_tokens: int | None = None
     format: str = NOT_KNOWN
     quantization: str | None = None
+    precision: str | None = None
     # after how many blocks a batch may end, where it may end before the last
     early_exits: tuple[int, ...] = NOT_KNOWN
     # of the weights alone, in integers
