@@ -15,6 +15,7 @@ from attar.compressors.adapt.weights import FullWeights
 from attar.compressors.adapt.weights import LastBlocks as LastBlocksMethod
 from attar.compressors.guidance.denoiser import ScaleAdapters
 from attar.compressors.quantize.roundings import ROUNDINGS, BlockIntegers, Rounding
+from attar.stages.artifacts.encoder.elastic import SubNetworks
 from attar.stages.artifacts.encoder.exits import Exits
 from attar.stages.artifacts.model.folder import QuantizedBase
 from attar.stages.artifacts.prefix.learning import BeforePrompt, DemonstrationCompressor, PrefixVectors
@@ -202,7 +203,16 @@ class Guidance(StageConfig):
         return ScaleAdapters(adapter=self.adapter, rank=self.rank, is_base_at_one=self.is_base_at_one)
 
 
-AdaptKind = LowRank | AllWeights | LastBlocks | QuantizationAware | Guidance | PrefixVectors | DemonstrationCompressor
+AdaptKind = (
+    LowRank
+    | AllWeights
+    | LastBlocks
+    | QuantizationAware
+    | Guidance
+    | PrefixVectors
+    | DemonstrationCompressor
+    | SubNetworks
+)
 Adapt = Annotated[AdaptKind, Field(discriminator="kind"), default_kind("lora")]
 
 

@@ -17,6 +17,7 @@ from attar.compressors.distill.teachers.contexts import ContextBuilder
 from attar.compressors.distill.teachers.pool import PoolRule
 from attar.compressors.distill.teachers.sources import SelfRule
 from attar.compressors.distill.teachers.subclasses import Split
+from attar.compressors.elastic.space import ElasticRule
 from attar.compressors.images.augment import Augmentation
 from attar.registry.artifacts.facts import several
 from attar.registry.artifacts.handles import Trainable
@@ -57,6 +58,7 @@ class Adaptation:
     quantized_base: QuantizedBase
     before_prompt: BeforePrompt | None = None  # vectors, where they learn
     exits: tuple[int, ...] = ()  # of an encoder: after how many blocks its vector is learned; none: after the last
+    elastic: ElasticRule | None = None  # sub-networks, where they learn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,6 +217,7 @@ def adaptation_of(adapt: AdaptKind, facts: AnyModelFacts) -> Adaptation:
         method=method,
         first_block=0 if adapt.blocks == "all" else first_block_after_cut(facts),
         before_prompt=before_prompt,
+        elastic=getattr(adapt, "rule", None),
     )
 
 

@@ -78,7 +78,7 @@ class RefitPatch(StageConfig):
 Patch = Annotated[NoPatch | LinearPatch | RefitPatch, Field(discriminator="kind"), default_kind("none")]
 FITTED = ("linear", "refit")
 # What says how much goes; exactly one is given.
-WAYS = ("num_blocks", "blocks", "keep_fraction", "plan")
+WAYS = ("num_blocks", "blocks", "keep_fraction", "plan", "elastic")
 
 
 class PlanConfig(StageConfig):
@@ -102,6 +102,56 @@ class PlanConfig(StageConfig):
             if not 0.0 < fraction < 1.0:
                 raise ValueError(f"budget.{quantity} is {fraction:g}; accepted: above 0 and below 1")
         return value
+
+
+class SubnetSizes(StageConfig):
+    """The sizes of one sub-network; 0: the model's own."""
+
+    blocks: int = Field(default=0, ge=0)
+    """Blocks, evenly spread over the model's, the first and the last among them. 0: all."""
+
+    width: int = Field(default=0, ge=0)
+    """Numbers of a state: the first ones. 0: all."""
+
+    heads: int = Field(default=0, ge=0)
+    """Heads of a block, of width / heads numbers each. 0: all."""
+
+    channels: int = Field(default=0, ge=0)
+    """Feed-forward channels of a block: the first ones. 0: all."""
+
+    @property
+    def given(self) -> dict[str, int]:
+        """The sizes that are not the model's own, by axis."""
+        return {axis: size for axis, size in self if size}
+
+
+class ElasticConfig(StageConfig):
+    """A sub-network of an encoder that was trained as many (finetune, adapt.kind elastic): the best under a budget, or one of given sizes."""
+
+    budget: dict[Literal["parameters", "ms"], float] = {}
+    """Share of the whole's parameters, or of its milliseconds a pass, that the sub-network may have, each in (0, 1)."""
+
+    subnet: SubnetSizes | None = None
+    """Instead: its sizes, such as {blocks: 3, channels: 768}. Of any encoder, trained so or not."""
+
+    max_candidates: int = Field(default=64, ge=1)
+    """Sub-networks that are compared: those of the most parameters within the budget. With ms: so many are timed, evenly over their sizes."""
+
+    num_samples: int = Field(default=256, ge=2)
+    """Texts of `data` that they are compared on."""
+
+    max_tokens: int = Field(default=64, ge=2)
+    """Cut of each text, in tokens."""
+
+    @model_validator(mode="after")
+    def _has_one_way(self) -> ElasticConfig:
+        if bool(self.budget) == (self.subnet is not None):
+            both = "both given" if self.budget else "neither given"
+            raise ValueError(f"elastic.budget and elastic.subnet contradict: {both}, exactly one is accepted")
+        for quantity, fraction in self.budget.items():
+            if not 0.0 < fraction < 1.0:
+                raise ValueError(f"elastic.budget.{quantity} is {fraction:g}; accepted: above 0 and below 1")
+        return self
 
 
 class PruneConfig(StageConfig):
@@ -131,6 +181,9 @@ class PruneConfig(StageConfig):
 
     plan: PlanConfig | None = None
     """Instead of blocks alone: the best plan over all axes that the scan measured, {budget: {parameters: 0.75}}."""
+
+    elastic: ElasticConfig | None = None
+    """Instead, of an elastic encoder: a sub-network of it, {budget: {parameters: 0.5}} or {subnet: {blocks: 3}}."""
 
     patch: Patch = NoPatch()
     """What repairs the cut without training: {kind: none}, {kind: linear}, or {kind: refit} for any number of cuts."""
@@ -164,11 +217,12 @@ class PruneConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PruneInputs:
-    """The model, its scan, and calibration rows. The scan chooses a window; the rows fit a patch."""
+    """The model, its scan, and calibration rows. The scan chooses a window; the rows fit a patch, or compare sub-networks with a teacher."""
 
     model: AnyModel
     scan: ScanArtifact | None = None
     data: tuple[DatasetArtifact, ...] = ()
+    teacher: AnyModel | None = None
 
 
 def _check_fields(config: PruneConfig) -> None:
@@ -195,6 +249,9 @@ def _check_fields(config: PruneConfig) -> None:
         raise ValueError(
             "in_memory is 'block', but a plan's cuts are tried on the whole model; accepted: 'model', 'auto'"
         )
+    if config.elastic is not None and (config.patch.kind != "none" or config.in_memory == "block"):
+        field = "patch" if config.patch.kind != "none" else "in_memory"
+        raise ValueError(f"{field} is for causal language models, and elastic takes a sub-network of an encoder; accepted: none")
     if config.choice == "free" and config.patch.kind == "linear":
         raise ValueError(
             "patch.kind is 'linear', but choice is 'free'; it repairs one cut: choice 'window', or patch {kind: refit}"

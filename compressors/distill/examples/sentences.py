@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from attar.compressors.distill.examples.sample_facts import SampleFacts
+from attar.compressors.elastic.space import Subnet
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class SentenceBatch:
     labels: Int[Tensor, "N"] | None = None
     similarities: Float[Tensor, "N"] | None = None
     words: Int[Tensor, "2 N"] | None = None
+    # of an elastic student: those that run
+    subnets: tuple[Subnet, ...] = ()
 
     @property
     def num_positions(self) -> int:

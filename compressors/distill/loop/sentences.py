@@ -11,6 +11,7 @@ from torch import Tensor
 from attar.compressors.distill.examples.sentences import Sentence, SentenceBatch, sentence_batches
 from attar.compressors.distill.loop.copies import kind_of_copy
 from attar.compressors.distill.loop.modality import Means
+from attar.compressors.distill.losses.divergences.hidden import QUERY_KEY_VALUE
 from attar.compressors.distill.losses.embeddings import EMBEDDINGS, TOKEN_STATES, EmbeddingViews
 from attar.compressors.distill.losses.objective import Observed, Whole
 from attar.compressors.distill.losses.token_stats import TokenStats
@@ -40,9 +41,14 @@ class SentenceTexts:
         self, student: Any, output: Tensor, batch: SentenceBatch, teachers: Teachers, means: Means
     ) -> dict[str, Observed]:
         named = {name: getattr(teachers, name) for name in ("teacher", "past", "anchor")}
-        others = {name: outputs.states["hidden"] for name, outputs in named.items() if outputs is not None}
+        others: dict[str, Any] = {
+            name: outputs.states["hidden"] for name, outputs in named.items() if outputs is not None
+        }
         others["teacher_tokens"] = teachers.teacher_states.get(TOKEN_STATES)
         tokens = student.projections.get(TOKEN_STATES)
+        for side, states in (("student", student.projections), ("teacher", teachers.teacher_states)):
+            others[f"{side}_projections"] = {name: states[name] for name in QUERY_KEY_VALUE if name in states}
+        others["sequences"] = batch.attention_mask.to(output.device).nonzero()[:, 0]
         views: dict[str, EmbeddingViews] = {}
         for index, depth in enumerate(self.exits):
             own = None if tokens is None else tokens[index]

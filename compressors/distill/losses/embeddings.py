@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from attar.compressors.distill.examples.sentences import SentenceBatch
+from attar.compressors.distill.losses.divergences.hidden import QUERY_KEY_VALUE, AttentionRelation
 from attar.compressors.distill.losses.objective import Objective, Requires, Terms
 from attar.compressors.distill.losses.views import ViewName
 
@@ -32,6 +33,10 @@ class EmbeddingViews:
     teacher_tokens: Float[Tensor, "M E"] | None = None
     # of pairs, each of whose texts has a row, one behind the other
     similarities: Float[Tensor, "N"] | None = None
+    # queries, keys and values of the last block at the same tokens by name, where a loss reads them, and the text of each token
+    student_projections: Mapping[str, Tensor] = field(default_factory=dict)
+    teacher_projections: Mapping[str, Tensor] = field(default_factory=dict)
+    sequences: Int[Tensor, "M"] | None = None
 
     def of_teacher(self) -> Float[Tensor, "N E"]:
         """Return the teacher's vectors. Raises ValueError where there is none."""
@@ -132,6 +137,40 @@ class TokenDistance:
 
 
 @dataclass(frozen=True)
+class SelfAttentionRelation:
+    """How the tokens of a text relate in the last block, from the teacher's: see AttentionRelation. https://arxiv.org/abs/2012.15828
+
+    Widths and numbers of heads may differ; `num_relation_heads` divides every width. kl: in nats a token.
+    """
+
+    num_relation_heads: int = 1
+    by: Literal["squared", "kl"] = "kl"
+
+    def __post_init__(self) -> None:
+        self._relation()
+
+    @property
+    def requires(self) -> Requires:
+        return Requires(views=EMBEDDINGS, sources=frozenset({"teacher"}), projections=QUERY_KEY_VALUE)
+
+    def num_terms(self, batch: SentenceBatch) -> int:
+        return int(batch.attention_mask.sum())
+
+    def terms(self, views: EmbeddingViews) -> Terms:
+        if not views.teacher_projections or views.sequences is None:
+            raise ValueError("self_attention_relation reads a live teacher's queries, keys and values; there are none")
+        teacher = {name: states.detach() for name, states in views.teacher_projections.items()}
+        values = self._relation()(views.student_projections, teacher, views.sequences)
+        return Terms(values, torch.ones_like(values, dtype=torch.bool))
+
+    def held_out(self, moving: Collection[ViewName]) -> Objective | None:
+        return None if "teacher" in moving else self
+
+    def _relation(self) -> AttentionRelation:
+        return AttentionRelation(num_relation_heads=self.num_relation_heads, by=self.by)
+
+
+@dataclass(frozen=True)
 class PairDistance:
     """(cosine of a pair's two vectors - its similarity)^2, the loss of sentence-transformers for graded pairs. https://arxiv.org/abs/1908.10084"""
 
@@ -213,6 +252,7 @@ EMBEDDING_LOSSES: dict[str, type[Objective]] = {
     "similarity_rows": SimilarityRows,
     "embedding_distance": EmbeddingDistance,
     "token_distance": TokenDistance,
+    "self_attention_relation": SelfAttentionRelation,
     "pair_distance": PairDistance,
     "pair_contrast": PairContrast,
 }

@@ -33,6 +33,11 @@ class EncoderFacts(ArtifactFacts):
     removed_blocks: tuple[int, ...] = NOT_KNOWN
     # after how many blocks its vector was learned, where not after the last alone
     exits: tuple[int, ...] = NOT_KNOWN
+    # sizes of the sub-networks that learned, beside the whole, where any did
+    elastic_blocks: tuple[int, ...] = NOT_KNOWN
+    elastic_width: tuple[int, ...] = NOT_KNOWN
+    elastic_heads: tuple[int, ...] = NOT_KNOWN
+    elastic_channels: tuple[int, ...] = NOT_KNOWN
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

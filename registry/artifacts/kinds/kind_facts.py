@@ -173,6 +173,11 @@ class AdapterFacts(ArtifactFacts):
     expert_rank: int | None = None
     # of an encoder: after how many blocks its vector was learned, where not after the last alone
     exits: tuple[int, ...] = NOT_KNOWN
+    # sizes of the sub-networks that learned, beside the whole, where any did
+    elastic_blocks: tuple[int, ...] = NOT_KNOWN
+    elastic_width: tuple[int, ...] = NOT_KNOWN
+    elastic_heads: tuple[int, ...] = NOT_KNOWN
+    elastic_channels: tuple[int, ...] = NOT_KNOWN
     # of a merged adapter: what it misses of the weighted sum
     max_relative_error: float | None = None
 

@@ -54,3 +54,17 @@ SPANS: dict[str, Any] = {
     "pruned.config.blocks": [1],
     **encoder_quick("student", num_epochs=6),
 }
+# the smallest of few sub-networks, and all that they learn toward: the teacher is what they begin with
+ELASTIC: dict[str, Any] = {
+    "original.config.source": "random:bert?num_blocks=3&hidden_size=32",
+    "functions.config.source": "docstrings:json",
+    "functions.config.max_rows": 60,
+    "functions.config.choose_fraction": 0.3,
+    "everyday.config.max_rows": 20,
+    "student.config.adapt.space": {"blocks": [2], "width": [16], "heads": [2], "channels": [32]},
+    "student.config.objectives": {
+        "similarity_rows": 1.0,
+        "relation": {"divergence": {"self_attention_relation": {"num_relation_heads": 2}}, "weight": 0.1},
+    },
+    **encoder_quick("student", num_epochs=4),
+}
