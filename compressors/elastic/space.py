@@ -138,9 +138,7 @@ def _with(sizes: Sequence[int], whole: int) -> list[int]:
 def _accepted(heads: Sequence[int], whole: Subnet) -> list[int]:
     """Return the widths that some of these heads divide, the widest few first."""
     widths = [
-        width
-        for width in range(whole.width, 0, -1)
-        if any(Subnet(1, width, count, 1).fits(whole) for count in heads)
+        width for width in range(whole.width, 0, -1) if any(Subnet(1, width, count, 1).fits(whole) for count in heads)
     ]
     return widths[:8]
 

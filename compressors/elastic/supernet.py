@@ -80,7 +80,9 @@ class Supernet:
                 skeleton = type(self.model)(config)
         except Exception as error:  # a config class may raise anything
             raise ValueError(f"{family}: its config refuses {subnet}: {' '.join(str(error).split())[:200]}") from error
-        if getattr(self.model, "pooler", skeleton) is None:  # an encoder that came without the part, which nothing reads
+        if (
+            getattr(self.model, "pooler", skeleton) is None
+        ):  # an encoder that came without the part, which nothing reads
             skeleton.pooler = None  # type: ignore[assignment]
         own = _tensors(self.model)
         for name, tensor in _tensors(skeleton).items():
@@ -108,9 +110,7 @@ class Supernet:
 def sizes_of(config: PretrainedConfig) -> Subnet:
     """Return the sizes that a config says. Raises ValueError for one that has no single number of channels."""
     name = _channel_name(config)
-    return Subnet(
-        config.num_hidden_layers, config.hidden_size, config.num_attention_heads, int(getattr(config, name))
-    )
+    return Subnet(config.num_hidden_layers, config.hidden_size, config.num_attention_heads, int(getattr(config, name)))
 
 
 def config_at(config: PretrainedConfig, whole: Subnet, subnet: Subnet) -> PretrainedConfig:
@@ -194,5 +194,7 @@ def _refuse_other_heads(model: PreTrainedModel, whole: Subnet) -> None:
 def _channel_name(config: PretrainedConfig) -> str:
     name = next((name for name in CHANNEL_NAMES if isinstance(getattr(config, name, None), int)), "")
     if not name:
-        raise ValueError(f"{config.model_type}: its config has no single number of feed-forward channels; it is not elastic")
+        raise ValueError(
+            f"{config.model_type}: its config has no single number of feed-forward channels; it is not elastic"
+        )
     return name

@@ -251,7 +251,9 @@ def _check_fields(config: PruneConfig) -> None:
         )
     if config.elastic is not None and (config.patch.kind != "none" or config.in_memory == "block"):
         field = "patch" if config.patch.kind != "none" else "in_memory"
-        raise ValueError(f"{field} is for causal language models, and elastic takes a sub-network of an encoder; accepted: none")
+        raise ValueError(
+            f"{field} is for causal language models, and elastic takes a sub-network of an encoder; accepted: none"
+        )
     if config.choice == "free" and config.patch.kind == "linear":
         raise ValueError(
             "patch.kind is 'linear', but choice is 'free'; it repairs one cut: choice 'window', or patch {kind: refit}"

@@ -21,7 +21,7 @@ from attar.compressors.encode.encoder import EmbeddingRunner, SentenceEncoder, e
 from attar.compressors.models.slots import pad_right
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.fingerprint import RECORDS_FOLDER
-from attar.registry.artifacts.handles import AnyModel, DatasetArtifact
+from attar.registry.artifacts.handles import DatasetArtifact
 from attar.registry.artifacts.subjects import ENCODER, form_of, subject_of
 from attar.stages.artifacts.dataset.partition import choosing_part, shared_rows_note
 from attar.stages.artifacts.dataset.rows import Row, read_rows, split_rows
@@ -45,7 +45,9 @@ def forecast_elastic(config: ElasticConfig, inputs: Mapping[str, tuple[Facts, ..
     """Forecast the extraction. Raises ValueError for a model without sub-networks, and for inputs that it does not read, or lacks."""
     model = inputs["model"][0]
     if (subject := subject_of(model)) is not ENCODER and model:
-        raise ValueError(f"elastic takes a sub-network of an encoder, and the model is {subject.words}; accepted: an encoder")
+        raise ValueError(
+            f"elastic takes a sub-network of an encoder, and the model is {subject.words}; accepted: an encoder"
+        )
     if bool(config.budget) != bool(inputs.get("data")):
         raise ValueError(
             "elastic.budget needs the input `data`, on which sub-networks are compared"

@@ -59,7 +59,9 @@ def _forecast(config: PruneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
     if config.elastic is not None:
         return forecast_elastic(config.elastic, inputs)
     if inputs.get("teacher"):
-        raise ValueError("the input `teacher` is what elastic.budget compares sub-networks with; accepted: with that alone")
+        raise ValueError(
+            "the input `teacher` is what elastic.budget compares sub-networks with; accepted: with that alone"
+        )
     if not config.blocks and "scan" not in inputs:
         way = next(name for name in WAYS if getattr(config, name))
         raise ValueError(f"{way} needs the input `scan`; without one, list `blocks`")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor, nn
 
+from attar.compressors.distill.teachers.outputs import TeacherOutputs
 from attar.compressors.elastic.space import Subnet
 from attar.compressors.elastic.supernet import SlicedNet, Supernet
-from attar.compressors.distill.teachers.outputs import TeacherOutputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

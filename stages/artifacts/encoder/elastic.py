@@ -100,7 +100,9 @@ def space_of(facts: Facts) -> Space | None:
 def check_space(space: Space, model: Facts, field: str) -> None:
     """Raise ValueError for sizes above the model's, where its facts are known, and for a model that is no encoder."""
     if (subject := subject_of(model)) is not ENCODER and model:
-        raise ValueError(f"{field} has sub-networks of an encoder, but the model is {subject.words}; accepted: an encoder")
+        raise ValueError(
+            f"{field} has sub-networks of an encoder, but the model is {subject.words}; accepted: an encoder"
+        )
     for axis, fact in (("blocks", "num_blocks"), ("width", "hidden_size")):
         sizes, most = getattr(space, axis), model.get(fact)
         if sizes and most is not None and sizes[-1] > int(most):

@@ -36,6 +36,8 @@ def elastic_training(
     sandwich = Sandwich(subnets, elastic.num_drawn, plan.seed)
     for subnet in sandwich.ends:
         whole.net(subnet)
-    note(f"{len(subnets)} sub-networks, from {sandwich.ends[-1]} to {sandwich.ends[0]}; a step trains {len(sandwich.roles)}")
+    note(
+        f"{len(subnets)} sub-networks, from {sandwich.ends[-1]} to {sandwich.ends[0]}; a step trains {len(sandwich.roles)}"
+    )
     reduction = at_subnets(plan.reduction, sandwich.roles, elastic.whole_share)
     return replace(plan, reduction=reduction), whole, Elastic(modality, sandwich)

@@ -1,4 +1,4 @@
-"""How presets of encoders and classifiers of texts are made small."""
+"""How presets of encoders and classifiers of texts are made small, and what must get better on held-out rows; see test_methods.py."""
 
 from __future__ import annotations
 
@@ -67,4 +67,19 @@ ELASTIC: dict[str, Any] = {
         "relation": {"divergence": {"self_attention_relation": {"num_relation_heads": 2}}, "weight": 0.1},
     },
     **encoder_quick("student", num_epochs=4),
+}
+
+ENCODER_SMOKES: dict[str, dict[str, Any]] = {
+    "ade": {"losses": {"labels": 1.0}, "share": 0.8, "changes": SPANS},
+    "hierarchical-self-distillation": {
+        "losses": {f"pair_contrast_exit_{depth}": depth / 3 for depth in (1, 2, 3)},
+        "share": 0.95,
+        "changes": EXITS,
+        "until": "scores",
+    },
+    "distill-weighted": {"losses": {"labels": 0.5, "forward_kl_teacher_1": 0.5}, "share": 0.92, "changes": POOL},
+    "autodistil": {
+        "losses": {f"similarity_rows_{role}": 1.0 for role in ("smallest", "drawn_1", "drawn_2")},
+        "changes": ELASTIC,
+    },
 }

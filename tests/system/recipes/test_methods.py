@@ -17,7 +17,7 @@ from attar.registry.artifacts.handles import Artifact
 from attar.registry.artifacts.store import Store
 from attar.stages.finetune.training_run import MEASURE
 from tests.system.node_by_node import run_nodes
-from tests.system.recipes.encoder_smokes import ELASTIC, EXITS, POOL, SMALL_ENCODER, SPANS, encoder_quick
+from tests.system.recipes.encoder_smokes import ENCODER_SMOKES, SMALL_ENCODER, encoder_quick
 from tests.system.recipes.image_smokes import IMAGE_SMOKES
 from tests.system.tiny_models import NUM_CHOOSE, NUM_HELDOUT, NUM_QUESTIONS
 
@@ -173,7 +173,6 @@ SMOKES = {
             **encoder_quick("student", num_epochs=6),
         },
     ),
-    "ade": Smoke({"labels": 1.0}, share=0.8, changes=SPANS),
     "trans-encoder": Smoke(
         {"pair_distance": 1.0},
         changes={
@@ -204,12 +203,7 @@ SMOKES = {
             "condensed_scores.config.max_new_tokens": 4,
         },
     ),
-    "hierarchical-self-distillation": Smoke(
-        {f"pair_contrast_exit_{depth}": depth / 3 for depth in (1, 2, 3)}, share=0.95, changes=EXITS, until="scores"
-    ),
-    "autodistil": Smoke({f"similarity_rows_{role}": 1.0 for role in ("smallest", "drawn_1", "drawn_2")}, changes=ELASTIC),
-    "distill-weighted": Smoke({"labels": 0.5, "forward_kl_teacher_1": 0.5}, share=0.92, changes=POOL),
-    **{name: Smoke(**smoke) for name, smoke in IMAGE_SMOKES.items()},
+    **{name: Smoke(**smoke) for name, smoke in (ENCODER_SMOKES | IMAGE_SMOKES).items()},
     "cross-tokenizer-alm": Smoke({"alm": 1.0}, changes=quick(learning_rate=0.003)),
     "anchored-decoding": Smoke(
         {"next_token": 1.0},

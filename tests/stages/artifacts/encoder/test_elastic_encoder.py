@@ -146,9 +146,13 @@ def test_a_teacher_is_for_a_search_alone(supernet: EncoderArtifact) -> None:
 def test_a_budget_that_nothing_meets_names_the_nearest_and_sizes_that_do_not_divide_are_refused(
     store: Store, supernet: EncoderArtifact, encoder: EncoderArtifact, code: DatasetArtifact
 ) -> None:
-    with pytest.raises(ValueError, match="elastic.budget is parameters 0.01, which none of 18 .*; the nearest is 2 blocks, width 32"):
+    with pytest.raises(
+        ValueError, match="elastic.budget is parameters 0.01, which none of 18 .*; the nearest is 2 blocks, width 32"
+    ):
         taken(store, supernet, {"budget": {"parameters": 0.01}}, data=(code,))
-    with pytest.raises(ValueError, match="elastic.subnet.width is 32, which 1 heads do not divide into heads of at most 16; accepted"):
+    with pytest.raises(
+        ValueError, match="elastic.subnet.width is 32, which 1 heads do not divide into heads of at most 16; accepted"
+    ):
         taken(store, encoder, {"subnet": {"width": 32, "heads": 1}})
     bad = {**TRAINING, "adapt": {"kind": "elastic", "space": {"width": [30]}}}
     given = FinetuneInputs(model=encoder, data=(code,), teacher=encoder)

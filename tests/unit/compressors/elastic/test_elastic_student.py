@@ -35,7 +35,9 @@ LOSSES = Reduction(
 
 def student_of(encoder: SentenceEncoder) -> ElasticStudent:
     ElasticWeights()(encoder.model, 0)
-    return ElasticStudent(EncoderStudent(encoder), lambda model: EncoderStudent(SentenceEncoder(model, encoder.pooling)))
+    return ElasticStudent(
+        EncoderStudent(encoder), lambda model: EncoderStudent(SentenceEncoder(model, encoder.pooling))
+    )
 
 
 def trainer_of(source: str = "other", *, num_steps: int = 1, sign: float = 1.0) -> Trainer:

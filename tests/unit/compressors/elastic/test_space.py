@@ -71,5 +71,7 @@ def test_the_nearest_to_the_teacher_is_taken_and_of_equal_ones_the_smaller() -> 
     subnets = list(COSTS)
     assert [subnet.blocks for subnet in largest(subnets, COSTS, 2)] == [6, 5]
     assert [subnet.blocks for subnet in spread(subnets, COSTS, 3)] == [1, 3, 6]
-    candidates = [Candidate(subnet, COSTS[subnet], nats) for subnet, nats in zip(subnets, (3, 1, 2, 1, 4, 5), strict=True)]
+    candidates = [
+        Candidate(subnet, COSTS[subnet], nats) for subnet, nats in zip(subnets, (3, 1, 2, 1, 4, 5), strict=True)
+    ]
     assert best(candidates).subnet.blocks == 2

@@ -119,7 +119,14 @@ def test_squared_is_twice_the_cosine_distance_over_the_width_for_unit_vectors() 
     assert torch.allclose(squared, 2 * cosine / 8, atol=1e-6)
 
 
-@pytest.mark.parametrize(("loss", "message"), [({"temperature": 0.0}, "above 0"), ({"by": "sum"}, "cosine, squared"), ({"num_relation_heads": 0}, "1 or more"), ({"num_relation_heads": 2, "by": "sum"}, "squared, kl")],
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ({"temperature": 0.0}, "above 0"),
+        ({"by": "sum"}, "cosine, squared"),
+        ({"num_relation_heads": 0}, "1 or more"),
+        ({"num_relation_heads": 2, "by": "sum"}, "squared, kl"),
+    ],
 )
 def test_wrong_parameters_are_refused(loss: dict, message: str) -> None:
     kind = SimilarityRows if "temperature" in loss else EmbeddingDistance
