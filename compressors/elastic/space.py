@@ -85,16 +85,27 @@ class Space:
 
 @dataclass(frozen=True, kw_only=True)
 class ElasticRule:
-    """How sub-networks are trained. Those of `space`, so many drawn in a step, the whole with this share of the loss; 0: as the others."""
+    """How sub-networks are trained. Those of `space`, so many drawn in a step, the whole with this share of the loss; 0: as the others.
+
+    `has_smallest`: the smallest is in each step too. `small_weight`: so much likelier the fewest blocks, and the least width, are drawn than the
+    whole's; those between evenly so.
+    """
 
     space: Space
     num_drawn: int = 2
     whole_share: float = 0.0
+    has_smallest: bool = True
+    small_weight: float = 1.0
+
+    def sandwich(self, whole: Subnet, seed: int) -> Sandwich:
+        """Return which sub-networks of a model the steps train. Raises ValueError for sizes that it does not hold."""
+        subnets = self.space.subnets(whole)
+        return Sandwich(subnets, self.num_drawn, seed, self.has_smallest, self.small_weight)
 
 
 @dataclass(frozen=True)
 class Sandwich:
-    """Which sub-networks a step trains: the largest, the smallest, and some that are drawn anew in each step.
+    """Which sub-networks a step trains: the largest, the smallest where it has its own, and some that are drawn anew in each step.
 
     `subnets`: as `Space.subnets` gives them. Evaluations, which are no step, have their own draw, the same at every look.
     """
@@ -102,12 +113,18 @@ class Sandwich:
     subnets: tuple[Subnet, ...]
     num_drawn: int = 2
     seed: int = 0
+    has_smallest: bool = True
+    small_weight: float = 1.0
+
+    @cached_property
+    def smallest(self) -> Subnet:
+        """The fewest blocks of the least width and channels."""
+        return min(self.subnets, key=lambda subnet: (subnet.blocks, subnet.width, subnet.channels, subnet.heads))
 
     @cached_property
     def ends(self) -> tuple[Subnet, ...]:
-        """The largest and the smallest; of a single sub-network that."""
-        smallest = min(self.subnets, key=lambda subnet: (subnet.blocks, subnet.width, subnet.channels, subnet.heads))
-        return tuple(dict.fromkeys((self.subnets[0], smallest)))
+        """Those of every step: the largest and, where it is, the smallest; of a single sub-network that."""
+        return tuple(dict.fromkeys((self.subnets[0], self.smallest) if self.has_smallest else (self.subnets[0],)))
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -117,10 +134,23 @@ class Sandwich:
 
     def at(self, step: int | None) -> tuple[Subnet, ...]:
         """Return the sub-networks of a step, each once."""
+        num_drawn = len(self.roles) - len(self.ends)
+        if not num_drawn:
+            return self.ends
         between = [subnet for subnet in self.subnets if subnet not in self.ends]
         generator = torch.Generator().manual_seed(self.seed * STEPS_APART + (NO_STEP if step is None else step))
-        order = torch.randperm(len(between), generator=generator).tolist()
-        return (*self.ends, *(between[index] for index in order[: len(self.roles) - len(self.ends)]))
+        weights = torch.tensor([self.weight(subnet) for subnet in between], dtype=torch.float64)
+        drawn = torch.multinomial(weights, num_drawn, generator=generator).tolist()
+        return (*self.ends, *(between[index] for index in drawn))
+
+    def weight(self, subnet: Subnet) -> float:
+        """Return how likely a sub-network is drawn: linear from `small_weight` to 1 along its blocks, times the same along its width."""
+        weight = 1.0
+        for axis in ("blocks", "width"):
+            sizes = sorted({getattr(some, axis) for some in self.subnets})
+            share = sizes.index(getattr(subnet, axis)) / max(len(sizes) - 1, 1)
+            weight *= self.small_weight + (1.0 - self.small_weight) * share
+        return weight
 
 
 def blocks_of(num_whole: int, num_blocks: int) -> list[int]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # What configs call the number of feed-forward channels of a block.
 CHANNEL_NAMES = ("intermediate_size", "hidden_dim")
+ACCEPTED = "BERT, RoBERTa, DistilBERT, MPNet, ELECTRA and ViT"
 # Matrices that make queries, keys and values, whose outputs are heads, and the one that reads what the heads give.
 HEAD_ROWS = ("query", "key", "value", "q", "k", "v", "q_lin", "k_lin", "v_lin", "q_proj", "k_proj", "v_proj")
 HEAD_COLUMNS = ("attention.output.dense", "attn.o", "out_lin", "o_proj")
@@ -108,9 +109,14 @@ class Supernet:
 
 
 def sizes_of(config: PretrainedConfig) -> Subnet:
-    """Return the sizes that a config says. Raises ValueError for one that has no single number of channels."""
-    name = _channel_name(config)
-    return Subnet(config.num_hidden_layers, config.hidden_size, config.num_attention_heads, int(getattr(config, name)))
+    """Return the sizes that a config says. Raises ValueError for one that has no single number of each: nets of several stages."""
+    names = ("num_hidden_layers", "hidden_size", "num_attention_heads", *_channel_names(config)[:1])
+    sizes = [getattr(config, name, None) for name in names]
+    if len(sizes) < 4 or not all(isinstance(size, int) for size in sizes):
+        raise ValueError(
+            f"{config.model_type}: its config has no single number of blocks, width, heads and channels; accepted: {ACCEPTED}"
+        )
+    return Subnet(*sizes)  # type: ignore[arg-type] - as was just asked
 
 
 def config_at(config: PretrainedConfig, whole: Subnet, subnet: Subnet) -> PretrainedConfig:
@@ -120,7 +126,7 @@ def config_at(config: PretrainedConfig, whole: Subnet, subnet: Subnet) -> Pretra
     if getattr(changed, "embedding_size", None) == whole.width:  # of ELECTRA: else the embedding would get a projection
         changed.embedding_size = subnet.width
     changed.hidden_size, changed.num_attention_heads = subnet.width, subnet.heads
-    setattr(changed, _channel_name(config), subnet.channels)
+    setattr(changed, _channel_names(config)[0], subnet.channels)
     if getattr(changed, "head_dim", None):
         changed.head_dim = subnet.head_width
     return changed
@@ -186,15 +192,10 @@ def _refuse_other_heads(model: PreTrainedModel, whole: Subnet) -> None:
         ]
         if sorted(dims) != [(0, whole.width)] * 3 + [(1, whole.width)]:
             raise ValueError(
-                f"{family}: no separate matrices of queries, keys and values of {whole.heads} heads in a block; accepted: BERT, RoBERTa, "
-                "DistilBERT, MPNet, ELECTRA and ViT"
+                f"{family}: no separate matrices of queries, keys and values of {whole.heads} heads in a block; accepted: "
+                f"{ACCEPTED}"
             )
 
 
-def _channel_name(config: PretrainedConfig) -> str:
-    name = next((name for name in CHANNEL_NAMES if isinstance(getattr(config, name, None), int)), "")
-    if not name:
-        raise ValueError(
-            f"{config.model_type}: its config has no single number of feed-forward channels; it is not elastic"
-        )
-    return name
+def _channel_names(config: PretrainedConfig) -> list[str]:
+    return [name for name in CHANNEL_NAMES if isinstance(getattr(config, name, None), int)]

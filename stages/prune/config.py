@@ -11,9 +11,10 @@ from pydantic import Field, field_validator, model_validator
 from attar.compressors.catalogue import did_you_mean
 from attar.compressors.prune.depth.metrics import BLOCK_METRICS, PATCH_METRICS
 from attar.compressors.prune.solve.items import QUANTITIES
-from attar.registry.artifacts.handles import AnyModel, DatasetArtifact, ScanArtifact
+from attar.registry.artifacts.handles import AnyData, AnyModel, ScanArtifact
 from attar.stages.artifacts.model.placement import InMemory
 from attar.stages.contract import StageConfig, default_kind
+from attar.stages.prune.elastic.config import ElasticConfig
 from attar.stages.runtime.device import Precision
 from attar.stages.runtime.older_fields import Moved, named_kind
 
@@ -104,56 +105,6 @@ class PlanConfig(StageConfig):
         return value
 
 
-class SubnetSizes(StageConfig):
-    """The sizes of one sub-network; 0: the model's own."""
-
-    blocks: int = Field(default=0, ge=0)
-    """Blocks, evenly spread over the model's, the first and the last among them. 0: all."""
-
-    width: int = Field(default=0, ge=0)
-    """Numbers of a state: the first ones. 0: all."""
-
-    heads: int = Field(default=0, ge=0)
-    """Heads of a block, of width / heads numbers each. 0: all."""
-
-    channels: int = Field(default=0, ge=0)
-    """Feed-forward channels of a block: the first ones. 0: all."""
-
-    @property
-    def given(self) -> dict[str, int]:
-        """The sizes that are not the model's own, by axis."""
-        return {axis: size for axis, size in self if size}
-
-
-class ElasticConfig(StageConfig):
-    """A sub-network of an encoder that was trained as many (finetune, adapt.kind elastic): the best under a budget, or one of given sizes."""
-
-    budget: dict[Literal["parameters", "ms"], float] = {}
-    """Share of the whole's parameters, or of its milliseconds a pass, that the sub-network may have, each in (0, 1)."""
-
-    subnet: SubnetSizes | None = None
-    """Instead: its sizes, such as {blocks: 3, channels: 768}. Of any encoder, trained so or not."""
-
-    max_candidates: int = Field(default=64, ge=1)
-    """Sub-networks that are compared: those of the most parameters within the budget. With ms: so many are timed, evenly over their sizes."""
-
-    num_samples: int = Field(default=256, ge=2)
-    """Texts of `data` that they are compared on."""
-
-    max_tokens: int = Field(default=64, ge=2)
-    """Cut of each text, in tokens."""
-
-    @model_validator(mode="after")
-    def _has_one_way(self) -> ElasticConfig:
-        if bool(self.budget) == (self.subnet is not None):
-            both = "both given" if self.budget else "neither given"
-            raise ValueError(f"elastic.budget and elastic.subnet contradict: {both}, exactly one is accepted")
-        for quantity, fraction in self.budget.items():
-            if not 0.0 < fraction < 1.0:
-                raise ValueError(f"elastic.budget.{quantity} is {fraction:g}; accepted: above 0 and below 1")
-        return self
-
-
 class PruneConfig(StageConfig):
     """Which blocks go, and what repairs the cut. The best under a metric, as many as wanted or as a budget takes, or a list."""
 
@@ -221,7 +172,7 @@ class PruneInputs:
 
     model: AnyModel
     scan: ScanArtifact | None = None
-    data: tuple[DatasetArtifact, ...] = ()
+    data: tuple[AnyData, ...] = ()
     teacher: AnyModel | None = None
 
 

@@ -87,6 +87,11 @@ class ImageClassifierFacts(ArtifactFacts):
     companion_bytes: int | None = None
     license: str | None = None
     removed_blocks: tuple[int, ...] = NOT_KNOWN
+    # sizes of the sub-networks that learned, beside the whole, where any did
+    elastic_blocks: tuple[int, ...] = NOT_KNOWN
+    elastic_width: tuple[int, ...] = NOT_KNOWN
+    elastic_heads: tuple[int, ...] = NOT_KNOWN
+    elastic_channels: tuple[int, ...] = NOT_KNOWN
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

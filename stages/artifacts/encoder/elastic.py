@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from attar.compressors.adapt.elastic import ElasticWeights
 from attar.compressors.elastic.space import ElasticRule, Space
 from attar.registry.artifacts.facts import Facts, several
-from attar.registry.artifacts.subjects import ENCODER, subject_of
+from attar.registry.artifacts.subjects import ENCODER, IMAGES, subject_of
 from attar.stages.artifacts.model.folder import QuantizedBase
 from attar.stages.contract import StageConfig
 
@@ -53,7 +53,7 @@ class SpaceConfig(StageConfig):
 
 
 class SubNetworks(StageConfig):
-    """All weights of an encoder, as those of many: each step trains the whole and sub-networks, which compute with slices of its weights."""
+    """All weights of an encoder or a ViT, as those of many: each step trains the whole and sub-networks, which compute with slices of its weights."""
 
     kind: Literal["elastic"]
     """The sub-networks of `space` learn. https://arxiv.org/abs/2201.12507"""
@@ -66,6 +66,12 @@ class SubNetworks(StageConfig):
 
     whole_share: float = Field(default=0.0, ge=0, lt=1)
     """Share of the whole network in the loss, in (0, 1); the others' are alike. 0: all are alike."""
+
+    has_smallest: bool = True
+    """The smallest is in every step too. false: the whole and drawn ones alone. https://arxiv.org/abs/2408.01031"""
+
+    small_weight: float = Field(default=1.0, ge=1.0)
+    """How much likelier the fewest blocks, and the least width, are drawn than the whole's: 3 in https://arxiv.org/abs/2408.01031; 1: all alike."""
 
     blocks: ClassVar[Literal["all"]] = "all"
     trains_base: ClassVar[bool] = True
@@ -83,7 +89,8 @@ class SubNetworks(StageConfig):
     @property
     def rule(self) -> ElasticRule:
         """The sub-networks as training takes them."""
-        return ElasticRule(space=self.space.space, num_drawn=self.num_drawn, whole_share=self.whole_share)
+        own = {name: getattr(self, name) for name in ElasticRule.__dataclass_fields__ if name != "space"}
+        return ElasticRule(space=self.space.space, **own)
 
 
 def space_facts(space: Space | None) -> dict[str, tuple[int, ...]]:
@@ -98,11 +105,13 @@ def space_of(facts: Facts) -> Space | None:
 
 
 def check_space(space: Space, model: Facts, field: str) -> None:
-    """Raise ValueError for sizes above the model's, where its facts are known, and for a model that is no encoder."""
-    if (subject := subject_of(model)) is not ENCODER and model:
+    """Raise ValueError for sizes above the model's, where its facts are known, and for a model of a subject that has no sub-networks."""
+    if (subject := subject_of(model)) not in (ENCODER, IMAGES) and model:
         raise ValueError(
-            f"{field} has sub-networks of an encoder, but the model is {subject.words}; accepted: an encoder"
+            f"{field} has sub-networks of an encoder, but the model is {subject.words}; accepted: an encoder or an image classifier"
         )
+    if subject is IMAGES and (family := model.get("architecture", "vit")) != "vit":
+        raise ValueError(f"{field} has sub-networks, but the model is a {family}, of several stages; accepted: a vit")
     for axis, fact in (("blocks", "num_blocks"), ("width", "hidden_size")):
         sizes, most = getattr(space, axis), model.get(fact)
         if sizes and most is not None and sizes[-1] > int(most):

@@ -10,7 +10,6 @@ from torch import nn
 
 from attar.compressors.distill.loop.elastic import Elastic, at_subnets
 from attar.compressors.distill.teachers.elastic import ElasticStudent
-from attar.compressors.elastic.space import Sandwich
 from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.runtime.progress import note
 
@@ -30,14 +29,12 @@ def elastic_training(
         return plan, student, modality
     whole = ElasticStudent(student, wrap)
     try:
-        subnets = elastic.space.subnets(whole.whole)
+        sandwich = elastic.sandwich(whole.whole, plan.seed)
     except ValueError as error:
         raise ValueError(f"adapt.space.{error}") from error
-    sandwich = Sandwich(subnets, elastic.num_drawn, plan.seed)
-    for subnet in sandwich.ends:
-        whole.net(subnet)
+    whole.net(sandwich.smallest)  # refuses what the family's config cannot say
     note(
-        f"{len(subnets)} sub-networks, from {sandwich.ends[-1]} to {sandwich.ends[0]}; a step trains {len(sandwich.roles)}"
+        f"{len(sandwich.subnets)} sub-networks, from {sandwich.smallest} to {sandwich.subnets[0]}; a step trains {len(sandwich.roles)}"
     )
     reduction = at_subnets(plan.reduction, sandwich.roles, elastic.whole_share)
     return replace(plan, reduction=reduction), whole, Elastic(modality, sandwich)

@@ -13,7 +13,11 @@ OF_IMAGES = (IMAGES, DENOISER)
 # Whose teacher may be drawn at random.
 RANDOM_TEACHERS = (CLASSIFIER, TAGGER, IMAGES)
 # What learns where that is not only the whole.
-ADAPTS: dict[Subject, tuple[str, ...]] = {DENOISER: ("full", "guidance"), ENCODER: ("full", "elastic")}
+ADAPTS: dict[Subject, tuple[str, ...]] = {
+    DENOISER: ("full", "guidance"),
+    ENCODER: ("full", "elastic"),
+    IMAGES: ("full", "elastic"),
+}
 
 
 def refuse_language_settings(config: FinetuneConfig, subject: Subject) -> None:

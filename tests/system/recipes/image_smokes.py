@@ -18,9 +18,18 @@ def image_quick(num_epochs: int, **more: Any) -> dict[str, Any]:
     }
 
 
+# a vit, whose parts learn a little slower than convolutions do
+POA: dict[str, Any] = {
+    **image_quick(8),
+    "untrained.config.source": "random:vit?num_blocks=3&hidden_size=16&image_size=16&num_channels=1&num_classes=10",
+    "student.config.adapt.space": {"blocks": [2], "width": [8], "channels": [16]},
+}
+
+
 IMAGE_SMOKES: dict[str, dict[str, Any]] = {
     "sla": {"losses": {"labels": 1.0, "label_augmentation": 1.0}, "changes": image_quick(8)},
     "lsskd": {"losses": {"labels": 1.0, "stage_heads": 1.0}, "changes": image_quick(8)},
     "mdcs": {"losses": {"diverse_experts": 1.0}, "changes": image_quick(8, **{"digits.config.tail_fraction": 0.2})},
     "ssld": {"losses": {"label_free": 1.0}, "changes": image_quick(8), "until": "student"},
+    "poa": {"losses": {"labels_largest": 0.8, "labels_drawn_1": 0.2}, "changes": POA},
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from attar.compressors.elastic.search import Candidate, best, largest, meeting, spread
@@ -51,6 +53,18 @@ def test_each_step_has_the_largest_the_smallest_and_others_each_once() -> None:
 def test_a_small_space_has_no_more_roles_than_sub_networks(space: Space, roles: int) -> None:
     sandwich = Sandwich(space.subnets(WHOLE), num_drawn=2)
     assert len(sandwich.roles) == len(sandwich.at(0)) == roles
+
+
+def test_small_ones_are_drawn_as_often_as_their_weight_says() -> None:
+    """POA: the whole in every step, and one of the others, the fewest blocks and the least width three times as often as the most."""
+    sandwich = Sandwich(Space(blocks=(2, 4), width=(192,)).subnets(WHOLE), 1, has_smallest=False, small_weight=3.0)
+    assert sandwich.roles == ("largest", "drawn_1") and sandwich.ends == (WHOLE,)
+    drawn = Counter(sandwich.at(step)[1] for step in range(3000))
+    weights = {subnet: sandwich.weight(subnet) for subnet in sandwich.subnets if subnet != WHOLE}
+    assert weights[Subnet(2, 192, 12, 1536)] == 9.0 and weights[Subnet(4, 384, 12, 1536)] == 2.0
+    for subnet, weight in weights.items():
+        share = weight / sum(weights.values())
+        assert abs(drawn[subnet] / 3000 - share) < 4 * (share * (1 - share) / 3000) ** 0.5, (subnet, drawn)
 
 
 COSTS = {Subnet(blocks, 384, 12, 1536): {"parameters": blocks / 8, "ms": 1 - blocks / 10} for blocks in range(1, 7)}

@@ -11,7 +11,9 @@ from torch import nn
 from attar.compressors.elastic.space import Space, Subnet, blocks_of
 from attar.compressors.elastic.supernet import SlicedNet, Supernet
 from attar.compressors.encode.encoder import Pooling, SentenceEncoder
+from attar.compressors.images.classifier import ImageClassifier
 from attar.compressors.models.blocks import decoder_blocks, remove_blocks
+from attar.stages.ingest.images.tiny import random_classifier
 from attar.stages.ingest.tiny_model import ENCODER_FAMILIES, random_encoder, random_model
 
 IDS = torch.randint(3, 200, (3, 7), generator=torch.Generator().manual_seed(0))
@@ -105,6 +107,26 @@ def test_blocks_are_spread_from_the_first_to_the_last(num_whole: int, num_blocks
     expected = [int(some) for some in torch.linspace(0, num_whole - 1, num_blocks, dtype=torch.float64)]
     assert blocks_of(num_whole, num_blocks) == expected
     assert num_blocks == 1 or blocks_of(num_whole, num_blocks)[-1] == num_whole - 1
+
+
+@pytest.mark.parametrize("subnet", [Subnet(3, 16, 2, 32), Subnet(2, 8, 1, 20), Subnet(4, 8, 2, 32)])
+def test_a_vit_s_part_is_its_slices(subnet: Subnet) -> None:
+    model = random_classifier("vit", num_channels=1)
+    supernet, pixels = Supernet(model), torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert supernet.whole == Subnet(4, 16, 2, 32)
+    made = SlicedNet(supernet, subnet, ImageClassifier)
+    whole = SlicedNet(supernet, supernet.whole, ImageClassifier)
+    alone = ImageClassifier(supernet.extracted(subnet))
+    with torch.no_grad():
+        assert torch.equal(whole(pixels), ImageClassifier(model)(pixels))
+        assert (made(pixels) - alone(pixels)).abs().max() < 1e-6
+        assert not torch.allclose(made(pixels), whole(pixels), atol=1e-3)
+
+
+@pytest.mark.parametrize("family", ["resnet", "efficientnet", "convnext"])
+def test_a_net_of_stages_is_refused(family: str) -> None:
+    with pytest.raises(ValueError, match="no single number of blocks, width, heads and channels; accepted: BERT"):
+        Supernet(random_classifier(family))
 
 
 def test_a_model_without_separate_matrices_is_refused() -> None:
