@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ElasticWeights:
-    """Train every weight, the embedding too: a narrower sub-network reads the first numbers of each row, which must come to say more."""
+    """Train every weight, the embedding too. A narrower sub-network reads the first numbers of each row, which must come to say more."""
 
     def __call__(self, model: PreTrainedModel, first_block: int) -> PreTrainedModel:
         """Return the model with its weights trainable, in float32; a part that no pooling reads stays."""

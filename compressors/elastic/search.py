@@ -38,7 +38,7 @@ def largest(subnets: Sequence[Subnet], costs: Mapping[Subnet, Costs], num_candid
 
 
 def spread(subnets: Sequence[Subnet], costs: Mapping[Subnet, Costs], num_candidates: int) -> list[Subnet]:
-    """Return so many, evenly over their numbers of parameters, the fewest and the most among them: for a budget of what must be measured."""
+    """Return so many, evenly over their numbers of parameters, from the fewest to the most. For a budget of what must be measured."""
     ordered = sorted(subnets, key=lambda subnet: costs[subnet]["parameters"])
     count = min(num_candidates, len(ordered))
     return [ordered[index * (len(ordered) - 1) // max(count - 1, 1)] for index in range(count)]

@@ -33,7 +33,7 @@ class Subnet:
         return self.width // self.heads
 
     def fits(self, whole: Subnet) -> bool:
-        """Say whether its heads divide its width, and none is wider than the whole's: there is nothing to make more of."""
+        """Say whether its heads divide its width, and none is wider than the whole's. There is nothing to make more of."""
         return self.width % self.heads == 0 and self.head_width <= whole.head_width
 
     def __str__(self) -> str:
@@ -62,7 +62,7 @@ class Space:
         return tuple(sorted((subnet for subnet in every if subnet.fits(whole)), reverse=True))
 
     def check(self, whole: Subnet) -> None:
-        """Raise ValueError, with what is accepted, for a size above the whole's, and for a width that no number of heads divides."""
+        """Raise ValueError for a size above the whole's, a width that no number of heads divides, and the reverse."""
         for name, sizes in self.axes.items():
             most = getattr(whole, name)
             if sizes[-1] > most:
@@ -105,7 +105,7 @@ class ElasticRule:
 
 @dataclass(frozen=True)
 class Sandwich:
-    """Which sub-networks a step trains: the largest, the smallest where it has its own, and some that are drawn anew in each step.
+    """Which sub-networks a step trains. The largest, the smallest unless that is left to the draw, and some that are drawn anew.
 
     `subnets`: as `Space.subnets` gives them. Evaluations, which are no step, have their own draw, the same at every look.
     """
@@ -144,7 +144,7 @@ class Sandwich:
         return (*self.ends, *(between[index] for index in drawn))
 
     def weight(self, subnet: Subnet) -> float:
-        """Return how likely a sub-network is drawn: linear from `small_weight` to 1 along its blocks, times the same along its width."""
+        """Return how likely a sub-network is drawn. Linear from `small_weight` to 1 along its blocks, times the same along its width."""
         weight = 1.0
         for axis in ("blocks", "width"):
             sizes = sorted({getattr(some, axis) for some in self.subnets})
@@ -154,7 +154,7 @@ class Sandwich:
 
 
 def blocks_of(num_whole: int, num_blocks: int) -> list[int]:
-    """Return which blocks a shallower sub-network has: evenly spread, the first and the last among them; of a single block the first.
+    """Return which blocks a shallower sub-network has. They are evenly spread, from the first to the last; of a single block the first.
 
     floor(linspace(0, D - 1, d)), the rule of https://arxiv.org/abs/2408.01031.
     """

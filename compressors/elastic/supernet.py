@@ -1,4 +1,4 @@
-"""A network whose sub-networks compute with slices of its weights: they run as plain models of its family, and come out as such.
+"""A network whose sub-networks compute with slices of its weights. They run as plain models of its family, and come out as such.
 
 A sub-network has the first numbers of each width, the first heads and of each its first numbers, the first channels, and blocks that are evenly
 spread. What runs is a model of those sizes without memory of its own, its tensors views of the whole's: what it learns, the whole learns.
@@ -63,7 +63,7 @@ class Supernet:
 
     @torch.no_grad()
     def extracted(self, subnet: Subnet) -> PreTrainedModel:
-        """Return a sub-network as a model of its own, in evaluation mode: copies of the slices, and a config that says their sizes."""
+        """Return a sub-network as a model of its own, in evaluation mode. Copies of the slices, and a config that says their sizes."""
         model = copy.deepcopy(self.skeleton(subnet))
         for name, tensor in self.tensors(subnet).items():
             path, _, key = name.rpartition(".")

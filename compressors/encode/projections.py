@@ -1,4 +1,4 @@
-"""What encoders of each family call the matrices that make queries, keys and values: a loss names them alike for all."""
+"""What encoders of each family call the matrices that make queries, keys and values. A loss names them alike for all."""
 
 from __future__ import annotations
 

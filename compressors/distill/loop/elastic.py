@@ -1,4 +1,4 @@
-"""Training of elastic networks: each step runs several sub-networks, each of which has the views of its own that losses read."""
+"""Training of elastic networks. Each step runs several sub-networks, and each has views of its own for the losses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An elastic network as training runs it: of a batch the outputs of several sub-networks, which all learn the same weights."""
+"""An elastic network as training runs it. Of a batch it gives the outputs of several sub-networks, which all learn the same weights."""
 
 from __future__ import annotations
 

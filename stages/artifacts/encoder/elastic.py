@@ -53,7 +53,7 @@ class SpaceConfig(StageConfig):
 
 
 class SubNetworks(StageConfig):
-    """All weights of an encoder or a ViT, as those of many: each step trains the whole and sub-networks, which compute with slices of its weights."""
+    """All weights of an encoder or a ViT, as those of many. Each step trains the whole and sub-networks, which compute with slices of its weights."""
 
     kind: Literal["elastic"]
     """The sub-networks of `space` learn. https://arxiv.org/abs/2201.12507"""
@@ -105,7 +105,7 @@ def space_of(facts: Facts) -> Space | None:
 
 
 def check_space(space: Space, model: Facts, field: str) -> None:
-    """Raise ValueError for sizes above the model's, where its facts are known, and for a model of a subject that has no sub-networks."""
+    """Raise ValueError for sizes above the model's, as far as facts tell, and for a subject that has no sub-networks."""
     if (subject := subject_of(model)) not in (ENCODER, IMAGES) and model:
         raise ValueError(
             f"{field} has sub-networks of an encoder, but the model is {subject.words}; accepted: an encoder or an image classifier"

@@ -1,4 +1,4 @@
-"""Train the sub-networks of a model in the same loop: the student, its modality and its objectives, each step for several of them."""
+"""Train the sub-networks of a model in the same loop. Student, modality and objectives are of several of them in each step."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class SubnetSizes(StageConfig):
 
 
 class ElasticConfig(StageConfig):
-    """A sub-network of a model that was trained as many (finetune, adapt.kind elastic): the best under a budget, or one of given sizes."""
+    """A sub-network of a model that was trained as many (finetune, adapt.kind elastic). The best under a budget, or one of given sizes."""
 
     budget: dict[Literal["parameters", "ms"], float] = {}
     """Share of the whole's parameters, or of its milliseconds a pass, that the sub-network may have, each in (0, 1)."""

@@ -199,7 +199,7 @@ class Search:
         return self.kind.distance(self.kind.outputs(self.nets.sliced(subnet), examples), target)
 
     def _timed(self, costs: Mapping[Subnet, Costs], examples: Sequence[Any]) -> dict[Subnet, Costs]:
-        """Return the costs with milliseconds of a pass, as a share of the whole's, of as many sub-networks as are compared."""
+        """Return costs with milliseconds of a pass, as a share of the whole's, of as many sub-networks as are compared."""
         whole = self._seconds(self.nets.of_whole, examples)
         chosen = spread(list(costs), costs, self.config.max_candidates)
         timed: dict[Subnet, Costs] = {}

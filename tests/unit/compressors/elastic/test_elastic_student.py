@@ -92,8 +92,8 @@ def test_the_student_alone_has_a_gradient(source: str) -> None:
     assert own is None or all(p.grad is None for p in own.parameters())
     assert all(torch.equal(value, before[name]) for name, value in teacher.weights.items()), "it follows before a step"
     [batch] = trainer.modality.at(0).batches(TEXTS, range(len(TEXTS)), 1000, has_teacher=True)
-    spoken = teacher.speak(trainer.student, batch)
-    assert not spoken.hidden.requires_grad and spoken.hidden.shape[-1] == 32, "as a teacher it is the whole"
+    outputs = teacher.speak(trainer.student, batch)
+    assert not outputs.hidden.requires_grad and outputs.hidden.shape[-1] == 32, "as a teacher it is the whole"
 
 
 def test_each_part_comes_nearer_and_with_the_sign_turned_goes_away() -> None:
