@@ -38,6 +38,8 @@ class EncoderFacts(ArtifactFacts):
     elastic_width: tuple[int, ...] = NOT_KNOWN
     elastic_heads: tuple[int, ...] = NOT_KNOWN
     elastic_channels: tuple[int, ...] = NOT_KNOWN
+    # the sizes of the sub-network that it is, of a whole that was trained as many
+    subnet: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

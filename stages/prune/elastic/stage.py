@@ -104,7 +104,7 @@ def prune_elastic(
     artifact = kind.save(extracted, content, model.path)
     del nets, extracted
     kind.prove(content, expected, model, device)
-    return type(model).at(content, artifact.facts | kept_facts(model))
+    return type(model).at(content, artifact.facts | kept_facts(model) | {"subnet": str(subnet)})
 
 
 class SubNets:
