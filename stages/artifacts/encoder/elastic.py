@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -14,6 +14,8 @@ from attar.stages.artifacts.model.folder import QuantizedBase
 from attar.stages.contract import StageConfig
 
 AXES = ("blocks", "width", "heads", "channels")
+# What the facts of a model begin with that say the sizes of its sub-networks.
+PREFIX = "elastic_"
 
 
 def _ascending(sizes: tuple[int, ...]) -> tuple[int, ...]:
@@ -95,12 +97,17 @@ class SubNetworks(StageConfig):
 
 def space_facts(space: Space | None) -> dict[str, tuple[int, ...]]:
     """Return a space as facts of what was trained over it; of none, none."""
-    return {} if space is None else {f"elastic_{axis}": sizes for axis, sizes in space.axes.items()}
+    return {} if space is None else {f"{PREFIX}{axis}": sizes for axis, sizes in space.axes.items()}
+
+
+def with_space(facts: Facts, space: Space | None) -> dict[str, Any]:
+    """Return the facts of a model with the sub-networks of its last training, in place of those of an earlier one."""
+    return {name: fact for name, fact in facts.items() if not name.startswith(PREFIX)} | space_facts(space)
 
 
 def space_of(facts: Facts) -> Space | None:
     """Return the sizes that an encoder's sub-networks were trained at; None where none were."""
-    sizes = {axis: tuple(map(int, several(facts, f"elastic_{axis}"))) for axis in AXES}
+    sizes = {axis: tuple(map(int, several(facts, f"{PREFIX}{axis}"))) for axis in AXES}
     return Space(**sizes) if any(sizes.values()) else None
 
 

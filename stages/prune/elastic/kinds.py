@@ -91,7 +91,7 @@ def _logits(classifier: Any, images: Sequence[Tensor]) -> Tensor:
 _TEXTS = TEXT_MODELS[ENCODER]
 KINDS: dict[Subject, ElasticKind] = {
     ENCODER: ElasticKind(
-        load=lambda folder, device: _TEXTS.load(folder, torch.float32, device),
+        load=lambda folder, device: _TEXTS.load(folder, "auto", device),
         wrap=lambda model, whole: SentenceEncoder(model, whole.pooling),
         read=_texts,
         outputs=encoded,
@@ -102,7 +102,7 @@ KINDS: dict[Subject, ElasticKind] = {
         prove=lambda folder, expected, model, device: encoder_proof.prove_encoder(folder, expected, "prune", device),
     ),
     IMAGES: ElasticKind(
-        load=lambda folder, device: load_classifier(folder, torch.float32, device),
+        load=lambda folder, device: load_classifier(folder, "auto", device),
         wrap=lambda model, whole: ImageClassifier(model),
         read=_images,
         outputs=_logits,

@@ -87,14 +87,10 @@ def prune_elastic(
     """
     device, kind = pick_device(), KINDS[model.subject]
     nets = SubNets(kind, kind.load(model.path, device), space_of(model.facts) or Space())
-    try:
-        if config.subnet is not None:
-            subnet = _named(config.subnet, nets)
-        else:
-            search = Search(config, kind, nets, model, data, teacher)
-            subnet = search.run(content)
-    except ValueError as error:
-        raise ValueError(f"elastic.{error}") from error
+    if config.subnet is not None:
+        subnet = _named(config.subnet, nets)
+    else:
+        subnet = Search(config, kind, nets, model, data, teacher).run(content)
     expected = kind.probe(nets.sliced(subnet), model)
     extracted = nets.extracted(subnet)
     kind.check(extracted, expected, model)
@@ -137,11 +133,11 @@ def _named(given: SubnetSizes, nets: SubNets) -> Subnet:
     sizes, whole = given.given, nets.whole
     for axis, size in sizes.items():
         if size > (most := getattr(whole, axis)):
-            raise ValueError(f"subnet.{axis} is {size}, but the model has {most}; accepted: 1 to {most}")
+            raise ValueError(f"elastic.subnet.{axis} is {size}, but the model has {most}; accepted: 1 to {most}")
     subnet = replace(whole, **sizes)
     if not subnet.fits(whole):
         raise ValueError(
-            f"subnet.width is {subnet.width}, which {subnet.heads} heads do not divide into heads of at most {whole.head_width}; accepted: a "
+            f"elastic.subnet.width is {subnet.width}, which {subnet.heads} heads do not divide into heads of at most {whole.head_width}; accepted: a "
             f"multiple of {subnet.heads}, at most {subnet.heads * whole.head_width}"
         )
     return subnet
@@ -163,13 +159,17 @@ class Search:
         examples = self._examples(self.model)
         if len(examples) < 2:
             raise ValueError(
-                f"budget compares sub-networks on rows that are held out, and the data has {len(examples)}; accepted: two or more, such as "
+                f"elastic.budget compares sub-networks on rows that are held out, and the data has {len(examples)}; accepted: two or more, such as "
                 "by heldout_fraction where it is ingested"
             )
         costs: dict[Subnet, Costs] = {subnet: self.nets.costs(subnet) for subnet in self.nets.every}
         if "ms" in self.config.budget:
             costs = self._timed(costs, examples[:TIMED_EXAMPLES])
-        within, target = meeting(costs, self.config.budget), self._target(examples)
+        try:
+            within = meeting(costs, self.config.budget)
+        except ValueError as error:
+            raise ValueError(f"elastic.{error}") from error
+        target = self._target(examples)
         chosen = largest(within, costs, self.config.max_candidates)
         candidates = [
             Candidate(subnet, costs[subnet], self._distance(subnet, examples, target))
