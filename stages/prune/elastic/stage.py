@@ -55,11 +55,8 @@ def forecast_elastic(config: ElasticConfig, inputs: Mapping[str, tuple[Facts, ..
                 f"the input `teacher` is {kind.words}, and the model {subject.words}; accepted: another of those"
             )
     refuse_other_data(model, inputs.get("data", ()))
-    if config.budget and "num_parameters" in model and space_of(model) is None:
-        raise ValueError(
-            "elastic.budget searches the sub-networks that a training taught, and the model's record names none; accepted: one merged "
-            "from a finetune with adapt.kind elastic, or elastic.subnet"
-        )
+    if config.budget and "num_parameters" in model:
+        _taught(model)
     facts: dict[str, Any] = {name: model[name] for name in ("vocab_size",) if name in model} | form_of(model)
     if config.subnet is not None:
         sizes = config.subnet.given
@@ -78,6 +75,17 @@ def forecast_elastic(config: ElasticConfig, inputs: Mapping[str, tuple[Facts, ..
     )
 
 
+def _taught(model: Facts) -> Space:
+    """Return the sizes that a training taught. Raises ValueError for a model of which the record names none."""
+    space = space_of(model)
+    if space is None:
+        raise ValueError(
+            "elastic.budget searches the sub-networks that a training taught, and the model's record names none; accepted: one merged "
+            "from a finetune with adapt.kind elastic, or elastic.subnet"
+        )
+    return space
+
+
 def prune_elastic(
     config: ElasticConfig, model: Any, data: Sequence[AnyData], teacher: AnyModel | None, content: Path
 ) -> Any:
@@ -86,11 +94,10 @@ def prune_elastic(
     It must first give the numbers of the slices that it is made of, and give them again when it is loaded as written.
     """
     device, kind = pick_device(), KINDS[model.subject]
-    nets = SubNets(kind, kind.load(model.path, device), space_of(model.facts) or Space())
-    if config.subnet is not None:
-        subnet = _named(config.subnet, nets)
-    else:
-        subnet = Search(config, kind, nets, model, data, teacher).run(content)
+    space = _taught(model.facts) if config.budget else Space()
+    nets = SubNets(kind, kind.load(model.path, device), space)
+    search = Search(config, kind, nets, model, data, teacher)
+    subnet = search.run(content) if config.subnet is None else _named(config.subnet, nets)
     expected = kind.probe(nets.sliced(subnet), model)
     extracted = nets.extracted(subnet)
     kind.check(extracted, expected, model)
