@@ -44,7 +44,7 @@ def trainer_of(source: str = "other", *, num_steps: int = 1, sign: float = 1.0) 
     """A training of a random elastic encoder toward another family's, or toward its own running mean."""
     student = student_of(encoder_of())
     sandwich = Sandwich(SPACE.subnets(student.whole), num_drawn=1)
-    other = OtherModel(EncoderStudent(encoder_of("mpnet").requires_grad_(False)).eval())
+    other = OtherModel(EncoderStudent(encoder_of("mpnet")).eval())  # its weights could learn: nothing asks them to
     teacher = other if source == "other" else StudentItself(Ema(decay=0.9)).begin(student)
     reduction = at_subnets(LOSSES, sandwich.roles)
     return builders.trainer_of(
