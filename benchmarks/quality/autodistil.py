@@ -48,7 +48,15 @@ def main() -> None:
     test = bench.data(pairs_test, {**PAIR, "similarity": "score"}, heldout_fraction=0.0)
     original = bench.run("ingest_model", {"source": SOURCE, "model": MODEL})
     schedule = {"num_epochs": 20, "max_steps": int(options.get("steps", 160)), "tokens_per_step": 1024}
-    supernet, seconds = _trained(bench, original, original, train, {"kind": "elastic", "space": SPACE}, schedule, 3e-4)
+    supernet, seconds = _trained(
+        bench,
+        original,
+        original,
+        train,
+        {"kind": "elastic", "space": SPACE, "order": ["width", "channels"]},
+        schedule,
+        3e-4,
+    )
     search = {"elastic": {"budget": {"parameters": float(options.get("budget", 0.5))}, "num_samples": 512}}
     taken = bench.run("prune", search, model=supernet, data=train, teacher=original)
     search_seconds = bench.seconds

@@ -88,7 +88,7 @@ class ElasticRule:
     """How sub-networks are trained. Those of `space`, so many drawn in a step, the whole with this share of the loss; 0: as the others.
 
     `has_smallest`: the smallest is in each step too. `small_weight`: so much likelier the fewest blocks, and the least width, are drawn than the
-    whole's; those between evenly so.
+    whole's; those between evenly so. `order`: axes along which the most important comes first, from the start on.
     """
 
     space: Space
@@ -96,6 +96,7 @@ class ElasticRule:
     whole_share: float = 0.0
     has_smallest: bool = True
     small_weight: float = 1.0
+    order: tuple[str, ...] = ()
 
     def sandwich(self, whole: Subnet, seed: int) -> Sandwich:
         """Return which sub-networks of a model the steps train. Raises ValueError for sizes that it does not hold."""

@@ -35,7 +35,7 @@ class Supernet:
         self.model, self.whole = model, sizes_of(model.config)
         self._skeletons: dict[Subnet, PreTrainedModel] = {}
         blocks = decoder_blocks(model)
-        self._prefix = next(name for name, module in model.named_modules() if module is blocks) + "."
+        self.prefix = next(name for name, module in model.named_modules() if module is blocks) + "."
         _refuse_other_heads(model, self.whole)
 
     def skeleton(self, subnet: Subnet) -> PreTrainedModel:
@@ -46,10 +46,10 @@ class Supernet:
 
     def tensors(self, subnet: Subnet) -> dict[str, Tensor]:
         """Return every tensor of a sub-network by its name there, parameters and buffers: views of the whole's, with their gradient."""
-        own = _tensors(self.model)
+        own = named_tensors(self.model)
         return {
             name: self._slice(name, own[self._source(name, subnet)], skeleton.shape, subnet)
-            for name, skeleton in _tensors(self.skeleton(subnet)).items()
+            for name, skeleton in named_tensors(self.skeleton(subnet)).items()
         }
 
     def num_parameters(self, subnet: Subnet) -> int:
@@ -85,8 +85,8 @@ class Supernet:
             getattr(self.model, "pooler", skeleton) is None
         ):  # an encoder that came without the part, which nothing reads
             skeleton.pooler = None  # type: ignore[assignment]
-        own = _tensors(self.model)
-        for name, tensor in _tensors(skeleton).items():
+        own = named_tensors(self.model)
+        for name, tensor in named_tensors(skeleton).items():
             source = own.get(self._source(name, subnet))
             if source is None or source.ndim != tensor.ndim or any(map(int.__gt__, tensor.shape, source.shape)):
                 raise ValueError(f"{family}: a model of {subnet} has {name}, which is no part of the whole's")
@@ -94,13 +94,13 @@ class Supernet:
 
     def _source(self, name: str, subnet: Subnet) -> str:
         """Return the whole's name of a sub-network's tensor: that of the block which it has at this position."""
-        if not name.startswith(self._prefix):
+        if not name.startswith(self.prefix):
             return name
-        index, _, rest = name.removeprefix(self._prefix).partition(".")
-        return f"{self._prefix}{blocks_of(self.whole.blocks, subnet.blocks)[int(index)]}.{rest}"
+        index, _, rest = name.removeprefix(self.prefix).partition(".")
+        return f"{self.prefix}{blocks_of(self.whole.blocks, subnet.blocks)[int(index)]}.{rest}"
 
     def _slice(self, name: str, tensor: Tensor, shape: torch.Size, subnet: Subnet) -> Tensor:
-        dim = _head_dim(name) if tensor.ndim else None
+        dim = head_dim(name) if tensor.ndim else None
         if dim is not None and subnet.head_width != self.whole.head_width:
             heads = tensor.unflatten(dim, (self.whole.heads, self.whole.head_width))
             heads = heads.narrow(dim, 0, subnet.heads).narrow(dim + 1, 0, subnet.head_width)
@@ -169,11 +169,12 @@ class SlicedNet(nn.Module):
         return self(*args)
 
 
-def _tensors(model: nn.Module) -> Mapping[str, Tensor]:
+def named_tensors(model: nn.Module) -> Mapping[str, Tensor]:
+    """Return parameters and buffers by their names."""
     return dict(model.named_parameters()) | dict(model.named_buffers())
 
 
-def _head_dim(name: str) -> int | None:
+def head_dim(name: str) -> int | None:
     """Return the dimension of a tensor in which heads follow each other; None where they do not."""
     path, _, key = name.rpartition(".")
     if path.rpartition(".")[2] in HEAD_ROWS:
@@ -188,7 +189,7 @@ def _refuse_other_heads(model: PreTrainedModel, whole: Subnet) -> None:
         dims = [
             (dim, parameter.shape[dim])
             for name, parameter in block.named_parameters()
-            if name.endswith(".weight") and (dim := _head_dim(name)) is not None
+            if name.endswith(".weight") and (dim := head_dim(name)) is not None
         ]
         if sorted(dims) != [(0, whole.width)] * 3 + [(1, whole.width)]:
             raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -43,6 +43,10 @@ class EmbeddingViews:
         if self.teacher is None:
             raise ValueError("the objective reads 'teacher', but nothing stands behind it in this training")
         return self.teacher
+
+
+# What a loss between vectors of one width needs.
+_NUMBERS = Requires(views=EMBEDDINGS, sources=frozenset({"teacher"}), compares_numbers=True)
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ class EmbeddingDistance:
 
     @property
     def requires(self) -> Requires:
-        return Requires(views=EMBEDDINGS, sources=frozenset({"teacher"}))
+        return _NUMBERS
 
     def num_terms(self, batch: SentenceBatch) -> int:
         return batch.num_positions
@@ -121,7 +125,7 @@ class TokenDistance:
 
     @property
     def requires(self) -> Requires:
-        return Requires(views=EMBEDDINGS, sources=frozenset({"teacher"}), projections=(TOKEN_STATES,))
+        return replace(_NUMBERS, projections=(TOKEN_STATES,))
 
     def num_terms(self, batch: SentenceBatch) -> int:
         return int(batch.attention_mask.sum())
@@ -147,7 +151,7 @@ class SelfAttentionRelation:
     by: Literal["squared", "kl"] = "kl"
 
     def __post_init__(self) -> None:
-        self._relation()
+        AttentionRelation(num_relation_heads=self.num_relation_heads, by=self.by)
 
     @property
     def requires(self) -> Requires:
@@ -160,14 +164,12 @@ class SelfAttentionRelation:
         if not views.teacher_projections or views.sequences is None:
             raise ValueError("self_attention_relation reads a live teacher's queries, keys and values; there are none")
         teacher = {name: states.detach() for name, states in views.teacher_projections.items()}
-        values = self._relation()(views.student_projections, teacher, views.sequences)
+        relation = AttentionRelation(num_relation_heads=self.num_relation_heads, by=self.by)
+        values = relation(views.student_projections, teacher, views.sequences)
         return Terms(values, torch.ones_like(values, dtype=torch.bool))
 
     def held_out(self, moving: Collection[ViewName]) -> Objective | None:
         return None if "teacher" in moving else self
-
-    def _relation(self) -> AttentionRelation:
-        return AttentionRelation(num_relation_heads=self.num_relation_heads, by=self.by)
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor, nn
 
 from attar.compressors.distill.teachers.outputs import TeacherOutputs
+from attar.compressors.elastic.order import put_first
 from attar.compressors.elastic.space import Subnet
 from attar.compressors.elastic.supernet import SlicedNet, Supernet
 
@@ -43,6 +44,10 @@ class ElasticStudent(nn.Module):
     @reads.setter
     def reads(self, names: tuple[str, ...]) -> None:
         self._student[0].reads = names
+
+    def put_first(self, axes: Sequence[str]) -> None:
+        """Put the most important first along some axes, in place; see elastic/order.py."""
+        put_first(self._supernet, axes)
 
     def net(self, subnet: Subnet) -> SlicedNet:
         """Return a sub-network, made once; what it keeps of a pass is that of its last one."""

@@ -75,6 +75,9 @@ class SubNetworks(StageConfig):
     small_weight: float = Field(default=1.0, ge=1.0)
     """How much likelier the fewest blocks, and the least width, are drawn than the whole's: 3 in https://arxiv.org/abs/2408.01031; 1: all alike."""
 
+    order: tuple[Literal["width", "heads", "channels"], ...] = ()
+    """Axes along which the most important by the weights is put first before training. width: a text's vector is then one of other order."""
+
     blocks: ClassVar[Literal["all"]] = "all"
     trains_base: ClassVar[bool] = True
     stands_before: ClassVar[bool] = False
@@ -82,6 +85,11 @@ class SubNetworks(StageConfig):
     quantized_base: ClassVar[QuantizedBase] = "none"
     rank: ClassVar[int] = 0
     expert_rank: ClassVar[int] = 0
+
+    @property
+    def moves_width(self) -> bool:
+        """Whether vectors of a sub-network, or of the whole, are not those of before number by number."""
+        return bool(self.space.width) or "width" in self.order
 
     @property
     def method(self) -> ElasticWeights:

@@ -32,6 +32,7 @@ def elastic_training(
         sandwich = elastic.sandwich(whole.whole, plan.seed)
     except ValueError as error:
         raise ValueError(f"adapt.space.{error}") from error
+    whole.put_first(elastic.order)
     whole.net(sandwich.smallest)  # refuses what the family's config cannot say
     note(
         f"{len(sandwich.subnets)} sub-networks, from {sandwich.smallest} to {sandwich.subnets[0]}; a step trains {len(sandwich.roles)}"

@@ -61,6 +61,11 @@ def check_encoder_training(config: FinetuneConfig, *, has_teacher: bool) -> None
                 f"objectives.{name} reads queries, keys and values of the last block, but adapt.exits is {list(config.adapt.exits)}; accepted: "
                 "no exits, or objectives between vectors"
             )
+        if config.adapt.kind == "elastic" and config.adapt.moves_width and objective.requires.compares_numbers:
+            raise ValueError(
+                f"objectives.{name} compares vectors number by number, but sub-networks of adapt have another width or order; accepted: "
+                "similarity_rows, self_attention_relation"
+            )
     refuse_language_settings(config, ENCODER)
 
 

@@ -23,7 +23,7 @@ from tests.stages.artifacts.encoder.test_encoder_stages import CAUSAL, ENCODER, 
 SPACE: dict[str, Any] = {"blocks": [2, 3], "width": [32], "heads": [2], "channels": [64]}
 TRAINING: dict[str, Any] = {
     **TAUGHT,
-    "adapt": {"kind": "elastic", "space": SPACE},
+    "adapt": {"kind": "elastic", "space": SPACE, "order": ["width", "channels"]},
     "objectives": {"self_attention_relation": 0.1, "similarity_rows": 1.0},
     "teacher": {"kind": "input"},
 }
@@ -102,6 +102,22 @@ def test_sizes_that_the_model_has_not_are_refused_in_the_plan(
     with pytest.raises(ValueError) as refused:
         finetune.forecast(config, {"model": (model,), "data": ({},), "teacher": (model,)})
     assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_objectives_that_cannot_be_of_other_widths_or_of_exits_are_refused() -> None:
+    given = {"model": (KNOWN,), "data": ({},), "teacher": (KNOWN,)}
+    numbers = {**TRAINING, "objectives": {"embedding_distance": 1.0}}
+    with pytest.raises(
+        ValueError, match="objectives.embedding_distance compares vectors number by number, but sub-networks of adapt"
+    ):
+        finetune.forecast(FinetuneConfig(**numbers), given)
+    deep = {"kind": "elastic", "space": {"blocks": [2]}}
+    finetune.forecast(FinetuneConfig(**{**numbers, "adapt": deep}), given)
+    with pytest.raises(ValueError, match="sub-networks of adapt have another width or order"):
+        finetune.forecast(FinetuneConfig(**{**numbers, "adapt": {**deep, "order": ["width"]}}), given)
+    exits = {**TRAINING, "adapt": {"kind": "full", "exits": [2, 4]}}
+    with pytest.raises(ValueError, match="reads queries, keys and values of the last block, but adapt.exits is .2, 4."):
+        finetune.forecast(FinetuneConfig(**exits), given)
 
 
 @pytest.mark.parametrize(
