@@ -211,7 +211,8 @@ class Search:
         chosen = spread(list(costs), costs, self.config.max_candidates)
         timed: dict[Subnet, Costs] = {}
         for subnet in track(chosen, "timing sub-networks", "sub-networks"):
-            timed[subnet] = {**costs[subnet], "ms": self._seconds(self.nets.extracted(subnet), examples) / whole}
+            seconds = whole if subnet == self.nets.whole else self._seconds(self.nets.extracted(subnet), examples)
+            timed[subnet] = {**costs[subnet], "ms": seconds / whole}
         note(f"{len(examples)} examples take the whole network {1e3 * whole:.1f} ms")
         return timed
 

@@ -24,8 +24,9 @@ SPACE: dict[str, Any] = {"blocks": [2, 3], "width": [32], "heads": [2], "channel
 TRAINING: dict[str, Any] = {
     **TAUGHT,
     "adapt": {"kind": "elastic", "space": SPACE, "order": ["width", "channels"]},
-    "objectives": {"self_attention_relation": 0.1, "similarity_rows": 1.0},
+    "objectives": {"self_attention_relation": 1.0, "similarity_rows": 1.0},
     "teacher": {"kind": "input"},
+    "schedule": {**TAUGHT["schedule"], "num_epochs": 6},
 }
 KNOWN = {**ENCODER, "num_blocks": 4, "hidden_size": 64, "num_parameters": 1000}
 TRAINED = {**KNOWN, "elastic_blocks": (2, 3)}
@@ -38,9 +39,10 @@ def supernet(shared_store: Store, encoder: EncoderArtifact, code: DatasetArtifac
     curves: dict[str, list[float]] = {}
     for entry in _metrics(student):
         curves.setdefault(entry["name"], []).append(entry["value"])
-    for role in ("smallest", "drawn_1", "drawn_2"):
-        curve = curves[f"heldout_similarity_rows_{role}_nats"]
-        assert min(curve) < 0.8 * curve[0], (role, curve)
+    # of the whole, which is the teacher itself, there is nothing to learn, and of its nearest parts little
+    curve = curves["heldout_self_attention_relation_smallest_nats"]
+    assert min(curve) < 0.7 * curve[0], curves
+    assert student.facts.best_step, "all parts together are nearer than they were"
     assert student.facts.method == "elastic" and student.facts.elastic_width == (32,)
     return merge.execute(MergeConfig(), MergeInputs(base=encoder, students=(student,)), shared_store).artifact
 
@@ -124,11 +126,11 @@ def test_objectives_that_cannot_be_of_other_widths_or_of_exits_are_refused() -> 
     ("elastic", "inputs", "message"),
     [
         ({"budget": {"parameters": 0.5}}, {"model": (TRAINED,)}, "elastic.budget needs the input `data`"),
-        ({"budget": {"parameters": 0.5}}, {"model": (KNOWN,), "data": ({},)}, "the model's record names none; accepted: an encoder merged from a finetune"),
+        ({"budget": {"parameters": 0.5}}, {"model": (KNOWN,), "data": ({},)}, "the model's record names none; accepted: one merged from a finetune"),
         ({"subnet": {"blocks": 2}}, {"model": (KNOWN,), "data": ({},)}, "elastic.subnet names the sub-network and compares none; accepted: no input `data`"),
         ({"subnet": {"blocks": 2}}, {"model": (KNOWN,), "teacher": (KNOWN,)}, "accepted: no input `teacher`"),
         ({"subnet": {"blocks": 9}}, {"model": (KNOWN,)}, "elastic.subnet.blocks has 9, but the model has 4"),
-        ({"subnet": {"blocks": 2}}, {"model": (CAUSAL,)}, "elastic takes a sub-network of an encoder, and the model is a causal language model"),
+        ({"subnet": {"blocks": 2}}, {"model": (CAUSAL,)}, "elastic takes a sub-network, and the model is a causal language model; accepted: an encoder or an image classifier"),
         ({"budget": {"parameters": 0.5}}, {"model": (TRAINED,), "data": ({},), "teacher": (CAUSAL,)}, "the input `teacher` is a causal language model"),
     ],
 )  # fmt: skip
