@@ -20,9 +20,11 @@ def image_quick(num_epochs: int, **more: Any) -> dict[str, Any]:
 
 # a vit, whose parts learn a little slower than convolutions do
 POA: dict[str, Any] = {
-    **image_quick(8),
-    "untrained.config.source": "random:vit?num_blocks=3&hidden_size=16&image_size=16&num_channels=1&num_classes=10",
-    "student.config.adapt.space": {"blocks": [2], "width": [8], "channels": [16]},
+    **image_quick(14),
+    "untrained.config.source": "random:vit?num_blocks=3&hidden_size=32&image_size=16&num_channels=1&num_classes=10",
+    "student.config.schedule": {"num_epochs": 14, "learning_rate": 4e-3, "tokens_per_step": 32},
+    "student.config.heldout.every": 30,
+    "student.config.adapt.space": {"blocks": [2], "width": [16], "channels": [32]},
 }
 
 
