@@ -612,6 +612,7 @@ class Stages:
         num_prompts: int = 4,
         num_new_tokens: int = 64,
         min_token_agreement: float = 0.98,
+        max_tie_logits: float = 0.25,
         max_logit_difference: float = 0.01,
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,

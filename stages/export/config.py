@@ -41,6 +41,10 @@ class ExportConfig(StageConfig):
     min_token_agreement: float = Field(default=0.98, ge=0.0, le=1.0)
     """Share of greedy tokens that must agree before the first difference, in [0, 1]; below it the stage fails."""
 
+    max_tie_logits: float = Field(default=0.25, ge=0.0)
+    """Where llama.cpp or OpenVINO GenAI write another token: most that torch's logit of it may lie below its own token's for the two to agree.
+    Their sums are rounded (half precision, 8 bits of what is read), so that near ties fall either way."""
+
     max_logit_difference: float = Field(default=1e-2, gt=0.0)
     """Largest absolute difference of any logit from torch with the weights as they are written; above it the stage fails.
 
