@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from attar.compressors.adapt.catalogue import AdaptMethod
 from attar.compressors.adapt.compressor import PrefixCompressor
+from attar.compressors.adapt.elastic import ElasticWeights
 from attar.compressors.adapt.lora import Lora
 from attar.compressors.adapt.prefix import SoftPrefix
 from attar.compressors.adapt.quantization_aware import QuantizationAware as QuantizationAwareMethod
@@ -224,4 +225,6 @@ def learned_by(adapt: AdaptKind) -> tuple[AdaptMethod, BeforePrompt | None]:
         method = PrefixCompressor(num_vectors=adapt.num_vectors, num_blocks=adapt.num_blocks)
         shown = {"num_sets": adapt.num_sets, "text_fraction": adapt.text_fraction}
         return method, BeforePrompt(num_vectors=adapt.num_vectors, **shown)  # type: ignore[arg-type]
+    if adapt.kind == "elastic":
+        return ElasticWeights(), None
     return adapt.method, None

@@ -6,7 +6,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from attar.compressors.adapt.elastic import ElasticWeights
 from attar.compressors.elastic.space import ElasticRule, Space
 from attar.registry.artifacts.facts import Facts, several
 from attar.registry.artifacts.subjects import ENCODER, IMAGES, subject_of
@@ -90,11 +89,6 @@ class SubNetworks(StageConfig):
     def moves_width(self) -> bool:
         """Whether vectors of a sub-network, or of the whole, are not those of before number by number."""
         return bool(self.space.width) or "width" in self.order
-
-    @property
-    def method(self) -> ElasticWeights:
-        """The method that makes weights trainable."""
-        return ElasticWeights()
 
     @property
     def rule(self) -> ElasticRule:
