@@ -21,7 +21,7 @@ Dims = Mapping[str, Sequence[int]]
 
 @torch.no_grad()
 def put_first(supernet: Supernet, axes: Sequence[str]) -> None:
-    """Reorder the whole in place along some of the axes width, heads and channels, the most important first.
+    """Put the most important first along some of the axes width, heads and channels, in place.
 
     Heads and channels change nothing outside of their block. Width reorders the numbers of what comes out: vectors of texts are then those of
     before in another order.

@@ -103,7 +103,7 @@ def space_facts(space: Space | None) -> dict[str, tuple[int, ...]]:
 
 
 def with_space(facts: Facts, space: Space | None) -> dict[str, Any]:
-    """Return the facts of a model with the sub-networks of its last training, in place of those of an earlier one."""
+    """Return the facts of a model with the sub-networks of its last training, and none of an earlier one."""
     return {name: fact for name, fact in facts.items() if not name.startswith(PREFIX)} | space_facts(space)
 
 
