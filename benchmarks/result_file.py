@@ -105,7 +105,7 @@ def _commit() -> str:
 
 
 def _shown(word: str) -> str:
-    """Return a word of the command line, such as PATH or NAME=PATH, without the folders of this machine."""
-    name, mark, value = word.rpartition("=")
+    """Return a word of the command line, such as PATH, NAME=PATH or folder:PATH, without the folders of this machine."""
+    name, mark, value = next((parts for sign in "=:" if (parts := word.rpartition(sign))[1]), ("", "", word))
     path = Path(value)
     return f"{name}{mark}{path.name}" if path.is_absolute() else word

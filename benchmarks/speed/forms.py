@@ -155,14 +155,14 @@ def nearness(
 ) -> tuple[tuple[float, float], ...]:
     """Return KL in nats a token, and the share of tokens at which both agree, for each kind of text."""
     whole, runner = TorchRunner(load_model(original.path, torch.float32)), open_runner(artifact)
-    told: list[tuple[float, float]] = []
+    figures: list[tuple[float, float]] = []
     for own in pairs.values():
         texts = closeness(runner, whole, own, batch_size=1)
         count = sum(text.num_tokens for text in texts)
-        told.append((sum(text.kl_nats for text in texts) / count, sum(text.num_agreeing for text in texts) / count))
+        figures.append((sum(text.kl_nats for text in texts) / count, sum(text.num_agreeing for text in texts) / count))
     del whole, runner
     gc.collect()
-    return tuple(told)
+    return tuple(figures)
 
 
 def in_turns(original: ModelArtifact, timers: Mapping[str, Timer], num_prompt: int, rounds: int) -> dict[str, Latency]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,12 +10,14 @@ from attar.compressors.export.parity import Parity, listen_to
 from attar.compressors.models.runner import TorchRunner
 from attar.stages.artifacts.gguf.header import Architecture
 from attar.stages.artifacts.gguf.reading import fill_weights
+from attar.stages.artifacts.gguf.tensors import PlannedTensor
 from attar.stages.export.config import ExportConfig
 from attar.stages.export.gguf.transformers_reader import read_into_model
 from attar.stages.export.proof.parity import prove_parity
+from attar.stages.export.proof.runtimes import Runtime
 from attar.stages.export.proof.tokens import Prompts
 from attar.stages.runtime.free_memory import give_back
-from attar.stages.runtime.progress import bar
+from attar.stages.runtime.progress import bar, note
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,3 +46,16 @@ def prove_by_transformers(
         reading="transformers reads the file",
         refusal="transformers reads another model out of the file",
     )
+
+
+def able_runtimes(runtimes: Iterable[Runtime], tensors: Sequence[PlannedTensor]) -> list[Runtime]:
+    """Return the programs that open a file with such matrices. Of the others a note says which type they do not read."""
+    kinds = {tensor.kind for tensor in tensors if len(tensor.shape) > 1}
+    able: list[Runtime] = []
+    for runtime in runtimes:
+        unread = kinds - (kinds if runtime.matrix_types is None else runtime.matrix_types)
+        if unread:
+            note(f"{runtime.name} reads no matrix of {', '.join(sorted(unread))}, so it does not run this file")
+        else:
+            able.append(runtime)
+    return able

@@ -33,7 +33,7 @@ from attar.stages.export.config import ExportConfig, ExportInputs
 from attar.stages.export.formats.gguf import GgufFormat
 from attar.stages.export.gguf.importance import measure_importance
 from attar.stages.export.gguf.modelfile import modelfile
-from attar.stages.export.gguf.proof import prove_by_transformers, read_weights
+from attar.stages.export.gguf.proof import able_runtimes, prove_by_transformers, read_weights
 from attar.stages.export.gguf.transformers_reader import reads_family
 from attar.stages.export.proof.prompts import proof_prompts
 from attar.stages.export.proof.rounding import measure_rounding, record_answers
@@ -209,7 +209,7 @@ def _proved(
             f"transformers reads no GGUF file of {plan.architecture.family.arch}: a runtime alone can tell of its logits"
         )
     decides = ELEMENT_TYPES[form.weights].is_near_float and form.ends in ("same", "f32", "f16", "bf16", "q8_0")
-    runtimes = (LLAMA_CPP, OPENVINO)
+    runtimes = able_runtimes((LLAMA_CPP, OPENVINO), plan.tensors)
     reference = TorchRunner(model)
     for proof in prove_by_runtimes(
         config, reference, path, prompts, runtimes=runtimes, ends=plan.stops, decides=decides

@@ -68,11 +68,16 @@ print(json.dumps(written))
 
 @dataclass(frozen=True)
 class Runtime:
-    """A program that runs models. `command`: how it is started; None where it is not there. `install`: how to get it."""
+    """A program that runs models.
+
+    `command`: how it is started; None where it is not there. `install`: how to get it. `matrix_types`: of a GGUF file, the types of matrices
+    that it opens; None: all.
+    """
 
     name: str
     command: Callable[[], tuple[list[str], Path] | None]
     install: str
+    matrix_types: frozenset[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,9 @@ def _openvino() -> tuple[list[str], Path] | None:
 
 
 LLAMA_CPP = Runtime("llama.cpp", _llama_cpp, INSTALL)
-OPENVINO = Runtime("openvino-genai", _openvino, "pip install 'attar[openvino]'")
+# Tried with files of each type, openvino-genai 2026.4.1: it says "unsupported quantization type" of floats in 32 bits and of bfloat16.
+OPENVINO_TYPES = frozenset({"f16", "q8_0", "q6_k", "q4_1", "q4_k", "q4_0"})
+OPENVINO = Runtime("openvino-genai", _openvino, "pip install 'attar[openvino]'", OPENVINO_TYPES)
 
 
 def run_prompts(
