@@ -128,6 +128,25 @@ class Stages:
     ) -> ScanArtifact:
         """Score every window of blocks under each of the metrics, as tables. Of encoders and classifiers those that need no next token."""
 
+    def search_blocks(
+        self,
+        *,
+        model: ImageClassifierArtifact | Source,
+        data: ImageDatasetArtifact | Source,
+        num_steps: int = 200,
+        batch_size: int = 64,
+        learning_rate: float = 0.001,
+        gate_rate: float = 0.01,
+        voting: Mapping[str, Any] = ...,
+        num_removed: int = 1,
+        checkpoint_every: int = 50,
+        seed: int = 0,
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> ScanArtifact:
+        """Score blocks by gates between each and handing on what it reads, as a scan for `prune`, metric architecture."""
+
     def prune(
         self,
         *,
@@ -747,6 +766,7 @@ class Stages:
         batch_size: int = 100,
         seeds: Sequence[int] = ...,
         classifier: Mapping[str, Any] = ...,
+        probe: Mapping[str, Any] | None = None,
         part: Literal["heldout", "choose"] = "heldout",
         routes: Sequence[Sequence[int]] = ...,
         config: Mapping[str, Any] | None = None,

@@ -42,6 +42,7 @@ from attar.stages.prune.vocabulary.stage import trim_vocabulary
 from attar.stages.quantize.bits_and_bytes import quantize_torch
 from attar.stages.quantize.stage import quantize
 from attar.stages.register.stage import register
+from attar.stages.scan.search_blocks import search_blocks
 from attar.stages.scan.stage import scan
 from attar.stages.self_data.stage import self_data
 
@@ -52,6 +53,7 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
         ingest_data,
         ingest_images,
         scan,
+        search_blocks,
         prune,
         narrow,
         prune_experts,

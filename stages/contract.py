@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import json
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -17,6 +17,7 @@ from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.fingerprint import RECORDS_FOLDER, digest
 from attar.registry.artifacts.handles import Artifact
 from attar.registry.artifacts.store import CONTENT, Outcome, Slot, Store
+from attar.registry.artifacts.subjects import refuse_mask_filling
 from attar.stages.runtime.described import DescribedModel
 from attar.stages.runtime.input_slots import InputSlot, by_slot, members, slots_of
 from attar.stages.runtime.older_fields import Moved, is_plain, member_of, renewed
@@ -172,12 +173,17 @@ def stage(
     follows: str = "",
     num_devices: Callable[[Any], int] = lambda config: 1,
     check: Callable[[Any, Any], None] = lambda config, inputs: None,
+    mask_filling: Collection[str] = (),
 ) -> Callable[[Callable[[C, I, Path], A]], Stage[C, I, A]]:
     """Make a stage of a function `(config, inputs, workdir) -> artifact`; raise `version` whenever its output changes meaning.
 
     `output`: of a function that returns one of several kinds, which one under a config, given the kind of what is in the slot `follows`.
-    Without it the stage makes the kind that it follows, or the first.
+    Without it the stage makes the kind that it follows, or the first. `mask_filling`: inputs that may be models that fill masks.
     """
+
+    def forecast_of(config: Any, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
+        refuse_mask_filling(inputs, mask_filling)
+        return Forecast() if forecast is None else forecast(config, inputs)
 
     def decorate(run: Callable[[C, I, Path], A]) -> Stage[C, I, A]:
         hints = typing.get_type_hints(run)
@@ -192,7 +198,7 @@ def stage(
             output_types=made,
             output_type=output or (lambda config, kind: next((own for own in made if own is kind), made[0])),
             follows=follows,
-            forecast=forecast or (lambda config, facts: Forecast()),
+            forecast=forecast_of,
             outside=outside or (lambda config: ""),
             is_light=is_light if callable(is_light) else (lambda config, answer=bool(is_light): answer),
             num_devices=num_devices,

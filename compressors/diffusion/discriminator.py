@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from attar.compressors.diffusion.net import position_rows
+
 # Channels between the two layers of a head.
 HEAD_WIDTH = 64
 # How much faster a head's logit moves than its weights say: it must keep ahead of a student that one learning rate serves too.
@@ -27,7 +29,7 @@ class FeatureDiscriminator(nn.Module):
         self.body = copy.deepcopy(net).requires_grad_(False)
         self._features: list[Tensor] = []
         for block in _blocks(self.body):
-            block.register_forward_hook(lambda module, inputs, output: self._features.append(_rows(output)))
+            block.register_forward_hook(lambda module, inputs, output: self._features.append(position_rows(output)))
         device = next(net.parameters()).device
         number = torch.zeros(1, dtype=torch.long, device=device)
         with torch.no_grad():
@@ -57,12 +59,6 @@ def _blocks(net: nn.Module) -> list[nn.Module]:
     listed = [block for child in net.children() if isinstance(child, nn.ModuleList) for block in child]
     middle = getattr(net, "mid_block", None)
     return listed if middle is None else [*listed, middle]
-
-
-def _rows(output: Tensor | tuple[Tensor, ...]) -> Float[Tensor, "B N C"]:
-    """Return what a block gives as rows of channels: of maps each pixel, of tokens each."""
-    features = output if isinstance(output, Tensor) else output[0]
-    return features.flatten(2).transpose(1, 2) if features.ndim == 4 else features
 
 
 def _head(width: int) -> nn.Module:

@@ -27,6 +27,12 @@ def predictor(net: nn.Module, weights: Mapping[str, Tensor] | None = None) -> Pr
     return predict
 
 
+def position_rows(output: Tensor | tuple[Tensor, ...]) -> Float[Tensor, "B N C"]:
+    """Return what a block gives as rows of channels: of maps each pixel, of tokens each."""
+    features = output if isinstance(output, Tensor) else output[0]
+    return features.flatten(2).transpose(1, 2) if features.ndim == 4 else features
+
+
 def guided(predict: Predict, scale: float, any_class: int) -> Predict:
     """Return what guidance predicts: p_u + w (p_c - p_u), two forwards; w = 1 is the net itself, one. https://arxiv.org/abs/2207.12598"""
     if scale == 1.0:

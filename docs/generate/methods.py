@@ -33,6 +33,8 @@ FAMILIES = {
     "source": "The student as its own teacher: rules of `teacher`, `past` and `anchor` of `finetune`.",
     "teacher context": "What the teacher reads that the student does not; field `context` of its `teacher`.",
     "rollout": "Who writes what is learned; field `rollout` of `finetune`.",
+    "hiding rule": "Which tokens of a block a student that fills masks learns at a step; field `rows.masks.hide` of `finetune`.",
+    "fill rule": "Which masks a pass fills; field `timing.fills` of `evaluate`.",
     "merge method": "How several models become one; field `method` of `merge`.",
     "guidance branch": "What the other branch of guidance lacks; field `unguided` of `guide_data`.",
     "guidance adapter": "What learns guidance on the frozen base; field `adapter` of `guide`.",

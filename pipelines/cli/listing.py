@@ -27,6 +27,8 @@ from attar.compressors.distill.teachers.sources import SELF_RULES
 from attar.compressors.guidance.branches import BRANCHES
 from attar.compressors.guidance.catalogue import GUIDANCE_ADAPTERS
 from attar.compressors.images.augment import AUGMENTATIONS
+from attar.compressors.masked.filling import FILL_RULES
+from attar.compressors.masked.hiding import HIDING_RULES
 from attar.compressors.merge.adapters import ADAPTER_MERGES
 from attar.compressors.merge.methods import MERGE_METHODS
 from attar.compressors.prune.depth.metrics import BLOCK_METRICS
@@ -65,6 +67,8 @@ CATALOGUES: dict[str, dict[str, type]] = {
     "source": SELF_RULES,
     "teacher context": CONTEXTS,
     "rollout": ROLLOUTS,
+    "hiding rule": HIDING_RULES,
+    "fill rule": FILL_RULES,
     "merge method": MERGE_METHODS,
     "adapter merge": ADAPTER_MERGES,
     "guidance branch": BRANCHES,

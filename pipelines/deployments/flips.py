@@ -11,7 +11,7 @@ from attar.registry.artifacts.handles import FLIPS, Artifact
 from attar.registry.artifacts.store import Store
 from attar.registry.release.versions import Version
 from attar.stages.compare.behaviour.flips import RESULT as BEHAVIOUR
-from attar.stages.evaluate.kept_answers import flipped_answers
+from attar.stages.evaluate.answers.kept_answers import flipped_answers
 
 # Texts that the form shows of each side; the table has all.
 NUM_SHOWN, MAX_CHARS = 3, 160

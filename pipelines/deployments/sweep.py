@@ -23,6 +23,7 @@ from attar.pipelines.deployments import (
     head_start,  # noqa: F401 - starts the stages' imports
     run_names,
 )
+from attar.pipelines.deployments.knee import COST, TIMINGS, Measured, cost_of, knee_of, timing_of
 from attar.pipelines.deployments.recipe_run import run_as_child
 from attar.pipelines.deployments.search_space import Dimension, make_sampler
 from attar.pipelines.deployments.starting_points import suggested_values
@@ -34,7 +35,9 @@ from attar.registry.release.figures import with_interval
 from attar.registry.tracking.run_record import RunRecord
 from attar.stages.artifacts.dataset.rows import Split
 
-SIZE, SPEED = "num_parameters", "decode_seconds_per_token"
+SIZE = "num_parameters"
+# What a sweep looks for; of accuracy and area under the curve more is better.
+Quality = Literal["accuracy", "perplexity", "auroc"]
 # Of a study: figure on the held-out rows by trial.
 REPORTED = "reported"
 
@@ -46,9 +49,10 @@ def sweep(
     node: Annotated[str, Field(max_length=200)] = "healed_scores",
     search: Literal["grid", "bayesian"] = "bayesian",
     num_trials: Annotated[int, Field(ge=1, le=1000)] = 10,
-    quality: Literal["accuracy", "perplexity"] = "accuracy",
+    quality: Quality = "accuracy",
     seed: Annotated[int, Field(ge=0)] = 0,
     budget: Annotated[str, Field(max_length=500)] = "",
+    knee: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0,
 ) -> State:
     """Run a recipe many times with changed fields, up to its evaluation, and show which trials nothing else beats.
 
@@ -61,9 +65,10 @@ def sweep(
         node: The evaluate node whose numbers count.
         search: Every combination of the values, or guesses that learn from the trials before.
         num_trials: How many trials in all; a grid ends earlier when it is through.
-        quality: Accuracy (more is better) or perplexity (less is better).
+        quality: Accuracy or area under the ROC curve (more is better), or perplexity (less is better).
         seed: Of the search.
         budget: Limits such as bytes<=250MB, kl<=0.25: the first trials are what `attar suggest` says of this recipe under them.
+        knee: Choose the cheapest trial whose quality is within this share of the best, such as 0.02; 0: choose none.
     """
     home = enter_workplace()
     identity = ["choose", recipe, node, search, quality, seed, [axis.model_dump() for axis in space]]
@@ -79,12 +84,19 @@ def sweep(
     remaining = num_trials - len([axis for axis in study.trials if axis.state.is_finished()])
     if remaining > 0:
         study.optimize(objective, n_trials=remaining, catch=(ValueError, TrialFailed))
-    _report_front(study, home, recipe, node, quality)
-    rows = pareto_rows(study, quality)
+    chosen = knee_trial(study, quality, knee)
+    _report_front(study, home, recipe, node, quality, chosen)
+    return _ended(study, quality, chosen)
+
+
+def _ended(study: optuna.Study, quality: str, knee: int | None) -> State:
+    """Return how a search ended, with its table; failed where no trial has numbers."""
+    rows = pareto_rows(study, quality, knee)
     if not rows:
         return Failed(message="; ".join(sorted({str(axis.user_attrs.get("why", "")) for axis in study.trials})))
     create_table_artifact(rows, key="pareto", description=f"{study.study_name}: quality, size and latency by trial")
-    return Completed(message=f"{len(rows)} trials, {sum(row['best'] != '' for row in rows)} on the front", data=rows)
+    message = f"{len(rows)} trials, {sum('*' in row['best'] for row in rows)} on the front"
+    return Completed(message=message + (f", knee: trial {knee}" if knee is not None else ""), data=rows)
 
 
 def _check(space: list[Dimension], recipe: str, node: str) -> None:
@@ -98,8 +110,21 @@ class TrialFailed(RuntimeError):
     """A trial's recipe did not run to its evaluation."""
 
 
-def pareto_rows(study: optuna.Study, quality: str) -> list[dict[str, Any]]:
-    """Return one row a finished trial, those on the Pareto front first and marked. No other trial is as good in all and better in one."""
+def knee_trial(study: optuna.Study, quality: str, tolerance: float) -> int | None:
+    """Return the number of the cheapest trial within a share of the best quality; None for a tolerance of 0."""
+    trials = [
+        Measured(trial.number, trial.values[0], trial.user_attrs["cost"])
+        for trial in study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
+        if trial.values and "cost" in trial.user_attrs and math.isfinite(trial.values[0])
+    ]
+    return knee_of(trials, tolerance, is_more_better=quality != "perplexity") if tolerance else None
+
+
+def pareto_rows(study: optuna.Study, quality: str, knee: int | None = None) -> list[dict[str, Any]]:
+    """Return one row a finished trial, those on the Pareto front first and marked. No other trial is as good in all and better in one.
+
+    `knee`: the trial that is chosen, marked too.
+    """
     front = {trial.number for trial in study.best_trials}
     reported = study.user_attrs.get(REPORTED, {})
     rows = []
@@ -110,12 +135,17 @@ def pareto_rows(study: optuna.Study, quality: str) -> list[dict[str, Any]]:
         value, size, seconds = trial.values
         row = {
             "trial": trial.number,
-            "best": "*" if trial.number in front else "",
+            "best": " ".join(["*"] * (trial.number in front) + ["knee"] * (trial.number == knee)),
             quality: f"{value:.4f}",
             "95%": trial.user_attrs.get("interval", ""),
             f"{quality} held out": reported.get(str(trial.number), ""),
         }
-        row |= {"parameters M": f"{size / 1e6:.3f}", "decode ms/token": f"{seconds * 1e3:.3f}"}
+        speed = trial.user_attrs.get("speed", TIMINGS[0].column)
+        row |= {
+            "parameters M": f"{size / 1e6:.3f}",
+            speed: f"{seconds * 1e3:.3f}",
+            **trial.user_attrs.get("counted", {}),
+        }
         rows.append({**row, **trial.user_attrs["fields"], "run": trial.user_attrs["run"]})
     return sorted(rows, key=lambda row: (row["best"] == "", row["trial"]))
 
@@ -125,9 +155,10 @@ def part_field(node: str) -> str:
     return f"{node}.config.part"
 
 
-def _report_front(study: optuna.Study, home: Path, recipe: str, node: str, quality: str) -> None:
-    """Measure what nothing beats on the held-out rows, each once: only the evaluation is new, the rest lies in the store."""
-    for trial in study.best_trials:
+def _report_front(study: optuna.Study, home: Path, recipe: str, node: str, quality: str, knee: int | None) -> None:
+    """Measure what nothing beats, and the knee, on the held-out rows, each once: only the evaluation is new, the rest lies in the store."""
+    front = {trial.number for trial in study.best_trials} | ({knee} if knee is not None else set())
+    for trial in (trial for trial in study.get_trials() if trial.number in front):
         reported = study.user_attrs.get(REPORTED, {})
         if str(trial.number) in reported or not all(map(math.isfinite, trial.values or [])):
             continue
@@ -150,7 +181,7 @@ def _study(home: Path, identity: Any, search: str, space: list[Dimension], seed:
         storage=JournalStorage(JournalFileBackend(str(folder / f"{digest}.log"))),
         study_name=f"sweep-{digest}",
         sampler=make_sampler(search, space, seed),
-        directions=["maximize" if quality == "accuracy" else "minimize", "minimize", "minimize"],
+        directions=["minimize" if quality == "perplexity" else "maximize", "minimize", "minimize"],
         load_if_exists=True,
     )
 
@@ -166,6 +197,10 @@ def _trial(
         facts = _measured(record, Store(home), node)
         numbers = goals(facts, node, quality)
         trial.set_user_attr("interval", with_interval(_figures(facts), quality).partition(" ")[2])
+        trial.set_user_attr("speed", timing_of(facts).column)
+        trial.set_user_attr("cost", cost_of(facts))
+        if COST in facts:
+            trial.set_user_attr("counted", {"MFLOPs/image": f"{facts[COST] / 1e6:.1f}"})
         return numbers
     except (ValueError, TrialFailed) as error:
         trial.set_user_attr("why", " ".join(str(error).split()))
@@ -195,9 +230,10 @@ def goals(facts: Facts, node: str, quality: str) -> tuple[float, float, float]:
 
     optuna would take infinity for a value like another, and a small model that says nothing for one that nothing beats.
     """
-    if quality not in facts:
-        raise ValueError(f"node {node!r} did not measure {quality}; it has {', '.join(facts)}")
-    numbers = {name: float(facts[name]) for name in (quality, SIZE, SPEED)}
+    wanted = (quality, SIZE, timing_of(facts).figure)
+    if missing := [name for name in wanted if name not in facts]:
+        raise ValueError(f"node {node!r} did not measure {missing[0]}; it has {', '.join(facts)}")
+    numbers = {name: float(facts[name]) for name in wanted}
     if wrong := [f"{name} is {value}" for name, value in numbers.items() if not math.isfinite(value)]:
         raise TrialFailed(f"node {node!r}: {', '.join(wrong)}")
-    return numbers[quality], numbers[SIZE], numbers[SPEED]
+    return tuple(numbers.values())  # type: ignore[return-value] - the three that are wanted

@@ -67,6 +67,14 @@ IMAGE_COLUMNS = (
     Column("Frechet distance", "frechet_distance", 1.0, 3, True),
     Column("recall", "recall", 1.0, 3, False),
     Column("forwards an image", "num_forwards", 1.0, 0, True),
+    Column("linear probe %", "linear_probe_accuracy", 100.0, 1, False),
+    Column("k-NN %", "knn_accuracy", 100.0, 1, False),
+)
+# And a model that fills masks.
+MASKED_COLUMNS = (
+    Column("passes a text", "forwards_per_text", 1.0, 1, True),
+    Column("tokens a pass", "tokens_per_forward", 1.0, 2, False),
+    Column("ms a text alone", "text_seconds", 1e3, 0, True),
 )
 
 
@@ -118,7 +126,7 @@ def columns_of(measured: Sequence[Mapping[str, Any]]) -> list[Column]:
     """Return the columns of a table. Those of causal models, of other subjects what is theirs, and two a number of clients served."""
     own = [
         column
-        for column in (*ENCODER_COLUMNS, *IMAGE_COLUMNS)
+        for column in (*ENCODER_COLUMNS, *IMAGE_COLUMNS, *MASKED_COLUMNS)
         if any(column.metric in some["facts"] for some in measured)
     ]
     numbers = {clients for some in measured for clients in (some.get("served") or {}).get("clients", ())}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,25 @@ IMAGES = Subject("image_classifier", "an image classifier", form=("image_size", 
 
 # In the order in which facts are asked: those of a tagger name labels too.
 SUBJECTS = (CAUSAL, ENCODER, TAGGER, CLASSIFIER, IMAGES, DENOISER)
+
+
+# A fact of causal models that fill masks: tokens of a block, all of which are seen from both sides.
+MASK_BLOCK = "mask_block_size"
+
+
+def fills_masks(facts: Mapping[str, Any]) -> bool:
+    """Say whether a causal model fills masks, and so writes no text from left to right."""
+    return MASK_BLOCK in facts
+
+
+def refuse_mask_filling(inputs: Mapping[str, Sequence[Mapping[str, Any]]], accepted: Collection[str]) -> None:
+    """Raise ValueError for a model that fills masks in an input other than the accepted ones."""
+    for name, given in inputs.items():
+        if name not in accepted and any(map(fills_masks, given)):
+            raise ValueError(
+                f"input {name} fills masks, and here a model writes from left to right; accepted: a causal language model that was not "
+                "trained with rows.masks"
+            )
 
 
 def subject_of(facts: Mapping[str, Any]) -> Subject:

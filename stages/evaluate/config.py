@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -10,7 +10,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from attar.compressors.export.runtime import CPU
+from attar.compressors.masked.filling import FILL_RULES, BelowEntropy, FillRule
 from attar.registry.artifacts.confinement import confined
+from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import (
     AnyData,
     AnyGraph,
@@ -22,10 +24,12 @@ from attar.registry.artifacts.handles import (
     OnnxArtifact,
     PrefixArtifact,
 )
+from attar.registry.artifacts.subjects import fills_masks
 from attar.stages.artifacts.serving.load import ServedConfig
 from attar.stages.contract import StageConfig
 from attar.stages.evaluate.gate_check import GateCheck
 from attar.stages.runtime.device import Precision
+from attar.stages.runtime.method_field import MethodField
 from attar.stages.runtime.older_fields import Moved
 
 # What onnxruntime.get_all_providers() names; whether one is there is known when a session opens.
@@ -79,6 +83,10 @@ class TimingConfig(StageConfig):
 
     served: ServedConfig | None = None
     """With the input tasks: throughput and latency behind an engine, by number of clients. Left out: not measured."""
+
+    fills: Annotated[FillRule, MethodField(FILL_RULES, "fills", "entropy")] = BelowEntropy()
+    """Of a model that fills masks: which masks a pass fills, at least the surest. {kind: entropy, max_nats: 0.5}, or
+    {kind: probability, min_probability: 0.9}; higher entropy and lower probability take fewer passes."""
 
 
 class HarnessConfig(StageConfig):
@@ -206,3 +214,11 @@ def refuse_provider(config: EvaluateConfig, is_graph: bool) -> None:
     """Raise ValueError for a provider of onnxruntime where no graph is measured."""
     if config.provider != CPU and not is_graph:
         raise ValueError(f"provider is {config.provider!r}, but the model is no ONNX graph; accepted: {CPU!r}")
+
+
+def refuse_fills(config: EvaluateConfig, beside: Sequence[Facts]) -> None:
+    """Raise ValueError for a rule of filling masks, or a model that does, beside a model that does not."""
+    if any(map(fills_masks, beside)):
+        raise ValueError("input beside fills masks, and the model does not; accepted: the other way round")
+    if config.timing.fills != BelowEntropy():
+        raise ValueError("timing.fills is given, but the model fills no masks; accepted: left out")

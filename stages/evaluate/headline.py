@@ -13,8 +13,8 @@ from attar.registry.release.figures import HIGH, LOW, QUESTIONS, TEXT_TOKENS
 from attar.stages.artifacts.prefix.figures import prefix_headline
 from attar.stages.evaluate.speculation import best_draft
 
-# Figures that are times.
-TIMES = ("prefill_seconds", "decode_seconds_per_token")
+# Figures that are times; the last is of models that fill masks.
+TIMES = ("prefill_seconds", "decode_seconds_per_token", "text_seconds")
 # And those of a served model, of each number of clients.
 SERVED = ("tokens_per_second", "request_seconds")
 
@@ -23,23 +23,23 @@ def headline_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers by name: `accuracy`, its ends `accuracy_low` and `accuracy_high`, `num_questions`; and so for the others."""
     sizes = ("num_parameters", "flops_per_token", "disk_bytes", "memory_bytes")
     numbers = {name: evaluation[name] for name in sizes if name in evaluation}
-    for name in TIMES:
-        numbers |= {key: evaluation["latency"][key] for key in (name, name + LOW, name + HIGH)}
+    times = evaluation["latency"]
+    numbers |= {key: times[key] for name in TIMES for key in (name, name + LOW, name + HIGH) if key in times}
     if evaluation["perplexity"] is not None:
         pieces = evaluation["text_pieces"]
-        numbers |= _known("perplexity", perplexity_estimate(pieces))
+        numbers |= figure_with_ends("perplexity", perplexity_estimate(pieces))
         numbers[TEXT_TOKENS] = sum(count for _, count in pieces)
         if evaluation.get("text_bytes"):  # evaluations of earlier versions did not count them
-            numbers |= _known("bits_per_byte", bits_per_byte(pieces, evaluation["text_bytes"]))
+            numbers |= figure_with_ends("bits_per_byte", bits_per_byte(pieces, evaluation["text_bytes"]))
     if tasks := evaluation["tasks"]:
         right = evaluation["right"]
-        numbers |= _known(
+        numbers |= figure_with_ends(
             "accuracy", mean_share([right[name] for name in tasks]) if all(map(right.get, tasks)) else None
         )
         numbers["accuracy"] = sum(tasks.values()) / len(tasks)
         numbers |= _counted(QUESTIONS, sum(len(right[name]) for name in tasks))
         for name, value in tasks.items():
-            numbers |= _known(f"accuracy_{name}", share(right[name]) if right[name] else None)
+            numbers |= figure_with_ends(f"accuracy_{name}", share(right[name]) if right[name] else None)
             numbers[f"accuracy_{name}"] = value
             numbers |= _counted(f"{QUESTIONS}_{name}", len(right[name]))
     if evaluation.get("served"):
@@ -79,7 +79,8 @@ def _counted(name: str, count: int) -> dict[str, float]:
     return {name: count} if count else {}
 
 
-def _known(name: str, estimate: Estimate | None) -> dict[str, float]:
+def figure_with_ends(name: str, estimate: Estimate | None) -> dict[str, float]:
+    """Return a figure and the ends of its interval by name, where they are numbers. Nothing of what is not known."""
     if estimate is None:
         return {}
     ends = {name + LOW: estimate.low, name + HIGH: estimate.high}

@@ -16,7 +16,7 @@ from attar.compressors.models.runner import CausalRunner, PrefixableRunner, Torc
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.fingerprint import digest, folder_digests
 from attar.registry.artifacts.handles import EvaluationArtifact
-from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, IMAGES, TAGGER, subject_of
+from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, IMAGES, TAGGER, fills_masks, subject_of
 from attar.stages.artifacts.dataset.measured_data import in_turn, names_ahead, plain_text, question_rows, unique_names
 from attar.stages.artifacts.dataset.partition import shared_rows_note
 from attar.stages.artifacts.dataset.rows import Row, read_rows, split_rows
@@ -29,15 +29,16 @@ from attar.stages.artifacts.prefix.folder import prefixed, refuse_others_prefix
 from attar.stages.artifacts.serving.load import check_served, served_figures
 from attar.stages.artifacts.work_forecast import FORWARD, TOKENS_PER_ROW, num_questions_of
 from attar.stages.contract import Forecast, stage
-from attar.stages.evaluate.answering import Answering, by_kind, guessed_share, named_tasks
+from attar.stages.evaluate.answers.answering import Answering, by_kind, guessed_share, named_tasks
+from attar.stages.evaluate.answers.filled import evaluate_filled, filled_forecast
+from attar.stages.evaluate.answers.kept_answers import write_answers
 from attar.stages.evaluate.blocks import Blocks, ask_in_blocks, order_seed
 from attar.stages.evaluate.classes.classifier import evaluate_classifier
 from attar.stages.evaluate.classes.tagger import evaluate_tagger
-from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs, Measured, refuse_provider
+from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs, Measured, refuse_fills, refuse_provider
 from attar.stages.evaluate.encoder import encoder_evaluation_forecast, evaluate_encoder
 from attar.stages.evaluate.headline import headline_metrics
 from attar.stages.evaluate.images.measures import evaluate_images, image_evaluation_forecast
-from attar.stages.evaluate.kept_answers import write_answers
 from attar.stages.evaluate.paired_evaluations import evaluation_of
 from attar.stages.evaluate.question_pairs import question_ids
 from attar.stages.evaluate.speculation import check_draft, speculation
@@ -55,6 +56,9 @@ MEASURES = {**TEXT_MEASURES, IMAGES: evaluate_images}
 
 def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     refuse_other_data(inputs["model"][0], inputs.get("tasks", ()))
+    if fills_masks(inputs["model"][0]):
+        return filled_forecast(config, inputs)
+    refuse_fills(config, inputs.get("beside", ()))
     if inputs.get("form") and config.timing.served is None:
         raise ValueError("form is read where serving is measured: set timing.served, or leave the input out")
     check_prefix(inputs, is_served=config.timing.served is not None)
@@ -94,7 +98,14 @@ def _outside(config: EvaluateConfig) -> str:
     return json.dumps(folder_digests(Path(config.harness.folder)), sort_keys=True) if config.harness.folder else ""
 
 
-@stage("evaluate", version=7, forecast=_forecast, outside=_outside, check=refuse_others_prefix)
+@stage(
+    "evaluate",
+    version=7,
+    forecast=_forecast,
+    outside=_outside,
+    check=refuse_others_prefix,
+    mask_filling=("model", "beside"),
+)
 def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> EvaluationArtifact:
     """Measure accuracy, perplexity, sizes, FLOPs a token, latency alone and served, and what the model is worth as a draft.
 
@@ -104,6 +115,8 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
     """
     from transformers import AutoConfig, GenerationConfig  # a second that a plan need not wait for
 
+    if fills_masks(inputs.model.facts):
+        return evaluate_filled(config, inputs, workdir / "content")
     if (measure := MEASURES.get(inputs.model.subject)) is not None:
         return measure(config, inputs, workdir / "content")
     folder = inputs.model.path

@@ -57,8 +57,11 @@ KNOWN = (
 )
 # A name, or a name with its parameters: `gate`, or `{clip: {limit_nats: 2.0}}`.
 Component = str | dict[str, dict[str, Any]]
-# What a causal student cannot learn by, and why.
-_FILLS_MASKS = "needs a student that fills masks and sees both sides, such as LLaDA or Dream; a causal model predicts the next token alone"
+# Names of whole methods, and what they are made of here.
+_FILLS_MASKS = (
+    "is no loss but a way to train a student that fills masks; accepted: rows.masks with next_token, student_entropy and others, as the recipes "
+    "methods/dparallel and methods/bang have them"
+)
 NOT_CAUSAL = dict.fromkeys(("mask_predict", "masked_entropy", "dparallel", "bang"), _FILLS_MASKS)
 
 

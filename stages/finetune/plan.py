@@ -19,6 +19,7 @@ from attar.compressors.distill.teachers.sources import SelfRule
 from attar.compressors.distill.teachers.subclasses import Split
 from attar.compressors.elastic.space import ElasticRule
 from attar.compressors.images.augment import Augmentation
+from attar.compressors.masked.hiding import Masking
 from attar.registry.artifacts.facts import several
 from attar.registry.artifacts.handles import Trainable
 from attar.registry.artifacts.kinds.classifier_facts import ClassifierFacts, ImageClassifierFacts
@@ -59,6 +60,7 @@ class Adaptation:
     before_prompt: BeforePrompt | None = None  # vectors, where they learn
     exits: tuple[int, ...] = ()  # of an encoder: after how many blocks its vector is learned; none: after the last
     elastic: ElasticRule | None = None  # sub-networks, where they learn
+    masking: Masking | None = None  # of a student that learns to fill masks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,11 +153,11 @@ class TrainingPlan:
         device, reduction, policy = pick_device(), config.reduction, policy_of(config.rollout)
         is_recorded = reads_record(config.teacher.record, inputs.teacher is not None)
         is_recorded = is_recorded and uses_teacher(reduction.objectives, policy)
-        learned, compute = config.rows, config.compute
+        learned, compute, masks = config.rows, config.compute, config.rows.masks
         return TrainingPlan(
             device=device,
             dtype=pick_dtype("float32" if inputs.model.subject is IMAGES else config.compute.precision, device),
-            adaptation=adaptation_of(config.adapt, inputs.model.facts),
+            adaptation=adaptation_of(config.adapt, inputs.model.facts, masks and Masking(**dict(masks))),
             reduction=at_exits(reduction, config.adapt.exits),
             teaching=Teaching(
                 sources=_sources(config, inputs, reduction, reads_record=is_recorded),
@@ -178,12 +180,7 @@ class TrainingPlan:
             average_decay=config.schedule.average_decay,
             max_minutes=config.schedule.max_minutes,
             seed=config.schedule.seed,
-            passes=Passes(
-                is_packed=compute.is_packed,
-                gradient_checkpointing=compute.gradient_checkpointing,
-                vocabulary_sample=compute.vocabulary_sample,
-                num_shards=compute.num_shards,
-            ),
+            passes=Passes(**{name: getattr(compute, name) for name in Passes.__dataclass_fields__}),
             heldout=evaluations_of(config.heldout),
             checkpoints=checkpoints_of(config.checkpoints),
         )
@@ -208,7 +205,7 @@ def checkpoints_of(config: CheckpointConfig) -> Checkpoints:
     return Checkpoints(every=config.every, minutes=config.minutes)
 
 
-def adaptation_of(adapt: AdaptKind, facts: AnyModelFacts) -> Adaptation:
+def adaptation_of(adapt: AdaptKind, facts: AnyModelFacts, masking: Masking | None = None) -> Adaptation:
     """Return what learns. Raises ValueError under after_cut when the model's record does not say where it was cut."""
     method, before_prompt = learned_by(adapt)
     return Adaptation(
@@ -218,6 +215,7 @@ def adaptation_of(adapt: AdaptKind, facts: AnyModelFacts) -> Adaptation:
         first_block=0 if adapt.blocks == "all" else first_block_after_cut(facts),
         before_prompt=before_prompt,
         elastic=getattr(adapt, "rule", None),
+        masking=masking,
     )
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from attar.compressors.images.augment import AUGMENTATIONS, Augmentation
+from attar.compressors.masked.hiding import HIDING_RULES, HidingRule, RandomCount
 from attar.stages.contract import StageConfig
 from attar.stages.finetune.objective_spec import Component, built
 from attar.stages.runtime.device import Precision
+from attar.stages.runtime.method_field import MethodField
 
 # The fewest tokens that may be asked for in one forward and backward pass.
 MIN_MICRO_BATCH = 16
@@ -116,6 +118,23 @@ class ComputeConfig(StageConfig):
 Learned = Literal["answers", "all"]
 
 
+class MasksConfig(StageConfig):
+    """Of a causal model that is to fill masks. What stands for a hidden token, and which tokens of an answer a step hides.
+
+    A step draws a block of each row's answer; what lies behind it is left out, as in decoding.
+    """
+
+    token: str = Field(min_length=1)
+    """A token of the tokenizer that no text has, such as a reserved one: it stands for a hidden token, in training and in decoding."""
+
+    block_size: int = Field(default=32, ge=1, le=1024)
+    """Tokens of an answer that see each other, and that are written together. The last block of an answer is filled up with its end."""
+
+    hide: Annotated[HidingRule, MethodField(HIDING_RULES, "hide", "random")] = RandomCount()
+    """Which tokens of the block are hidden and learned: {kind: random} so many of them, {kind: complements, fraction: 0.5} a half and in a
+    second view the other, {kind: whole} all."""
+
+
 class RowsConfig(StageConfig):
     """Which tokens of the data are learned."""
 
@@ -134,6 +153,10 @@ class RowsConfig(StageConfig):
 
     classes: list[int] = []
     """Of a denoiser: the classes that are learned, images of others left out, such as a student's own among several; empty: all."""
+
+    masks: MasksConfig | None = None
+    """Of a causal language model: hide tokens of the answers, which are then learned from both sides, so that the model fills several masks
+    a pass, such as {token: "<|reserved|>", block_size: 32}; null: each token is learned from those before it."""
 
     @field_validator("classes")
     @classmethod

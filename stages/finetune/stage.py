@@ -36,6 +36,7 @@ from attar.stages.finetune.subjects.denoiser import build_denoiser_run
 from attar.stages.finetune.subjects.encoder import build_encoder_run
 from attar.stages.finetune.subjects.guided_denoiser import guidance_facts, write_guidance
 from attar.stages.finetune.subjects.images import build_image_run
+from attar.stages.finetune.subjects.masked import build_masked_run
 from attar.stages.finetune.subjects.passes import can_pack, vocabulary_sample
 from attar.stages.finetune.subjects.vectors import MAKES, behind_vectors, check_given, save_vectors
 from attar.stages.finetune.teacher_config import policy_of, reads_record
@@ -86,7 +87,7 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         check_start(config.adapt.kind, model, start)
     guided = guidance_facts(objectives) if config.adapt.kind == "guidance" else {}
     return Forecast(
-        {**learned_facts(config.adapt, model), **guided},
+        {**learned_facts(config.adapt, model, config.rows.masks), **guided},
         num_flops=training_flops(
             config.schedule,
             config.heldout.every,
@@ -108,6 +109,7 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     num_devices=lambda config: config.compute.num_shards,
     output=lambda config, kind: MAKES.get(config.adapt.kind, AdapterArtifact),
     check=check_given,
+    mask_filling=("model",),
 )
 def finetune(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> Learned:
     """Train on the student what the method makes trainable, keeping the best state seen on the held-out rows.
@@ -131,7 +133,8 @@ def _trained(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> Train
     # PEFT draws A, and dropout its masks, from the global generator: seeded here, and left to the caller as it was
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else None, device_type=device.type):
         torch.manual_seed(plan.seed)
-        run = BUILDS.get(inputs.model.subject, build_run)(plan, inputs, workdir)
+        build = BUILDS.get(inputs.model.subject, build_run) if plan.adaptation.masking is None else build_masked_run
+        run = build(plan, inputs, workdir)
         run.resume()
         run.train()
     return run

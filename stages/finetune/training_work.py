@@ -9,7 +9,7 @@ from attar.registry.artifacts.facts import Facts
 from attar.stages.artifacts.encoder.elastic import space_facts
 from attar.stages.artifacts.work_forecast import FORWARD, TOKENS_PER_ROW, num_rows_of, parameters_of
 from attar.stages.finetune.adapt_config import AdaptKind, learned_by
-from attar.stages.finetune.schedule_config import ScheduleConfig
+from attar.stages.finetune.schedule_config import MasksConfig, ScheduleConfig
 
 
 def training_flops(
@@ -44,9 +44,10 @@ def training_flops(
     return FORWARD * (trained + num_evaluations * num_heldout * TOKENS_PER_ROW * (num_parameters + num_live))
 
 
-def learned_facts(adapt: AdaptKind, model: Facts) -> dict[str, Any]:
+def learned_facts(adapt: AdaptKind, model: Facts, masks: MasksConfig | None = None) -> dict[str, Any]:
     """Return the facts of what will have been learned. Of vectors before the prompt how many and how wide they are."""
     facts: dict[str, Any] = {"vocab_size": model["vocab_size"]} if "vocab_size" in model else {}
+    facts |= {} if masks is None else {"mask_token": masks.token, "mask_block_size": masks.block_size}
     _, before = learned_by(adapt)
     if before is not None:
         width = {"hidden_size": model["hidden_size"]} if "hidden_size" in model else {}

@@ -137,7 +137,7 @@ class IngestModelConfig(StageConfig):
                 f"source is a {STATE_DICT} file, but model.kind is {self.model.kind!r}; accepted: {FORMS['wheel']}, or kind image_classifier"
             )
         if head.kind == "denoiser":
-            check_denoiser_source(parse_source(self.source), self.strip_from_names, self.expect)
+            check_denoiser_source(parse_source(self.source), head, self.strip_from_names, self.expect)
         if self.strip_from_names and scheme not in FOLDERS:
             raise ValueError(f"strip_from_names is given, but the names of a {scheme}: source are its own")
         return self

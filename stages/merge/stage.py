@@ -29,6 +29,7 @@ from attar.stages.merge.denoiser import fold_denoiser
 from attar.stages.merge.encoder import fold_encoder
 from attar.stages.merge.fold_check import check_folded_logits, check_learned
 from attar.stages.merge.image_classifier import fold_classifier
+from attar.stages.merge.masks import merged_masks, write_masks
 from attar.stages.merge.proof import prove_merged
 from attar.stages.merge.search import Search
 from attar.stages.merge.sources import FoldedAdapter, FoldedWeights, FolderSource, Source
@@ -64,6 +65,7 @@ def _forecast(config: MergeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
     num_parameters = float(facts.get("num_parameters", 0))
     made = dict(facts) if config.dtype == "auto" else {**facts, "dtype": config.dtype}
     made = with_space(made, space_of(students[0]))
+    made |= merged_masks(students, is_searched=bool(config.search))
     largest = 4.0 * float(facts.get("vocab_size", 0)) * float(facts.get("hidden_size", 0))
     num_models = len(students) + (
         config.method != "fold" and any(_build(config, p).needs_base for p in config.trials())
@@ -100,7 +102,7 @@ def _build(config: MergeConfig, params: dict[str, Any]) -> Any:
     return Passthrough() if config.method == "fold" else config.build(params)
 
 
-@stage("merge", version=3, forecast=_forecast, follows="base")
+@stage("merge", version=3, forecast=_forecast, follows="base", mask_filling=("base", "students"))
 def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> Trainable:
     """Make one plain model of a base and its students. One that does not write takes the weights that were trained on it.
 
@@ -142,8 +144,9 @@ def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> Trainable:
         order = replace(order, method=_build(config, best))
     written = write_merged(order, workdir / "content", workdir / "shards")
     _report(written.branches)
+    masks = write_masks(workdir / "content", [student.facts for student in inputs.students])
     prove_merged(workdir / "content", written.digests)
-    facts = {**_facts(order), **_cut((inputs.base, *inputs.students))}
+    facts = {**_facts(order), **_cut((inputs.base, *inputs.students)), **masks}
     return ModelArtifact.at(workdir / "content", facts, companion_bytes=companion_bytes(workdir / "content"))
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from attar.compressors.catalogue import did_you_mean
+from attar.compressors.images.search import SEARCHED
 from attar.compressors.prune.depth.metrics import BLOCK_METRICS, PATCH_METRICS
 from attar.compressors.prune.solve.items import QUANTITIES
 from attar.registry.artifacts.handles import AnyData, AnyModel, ScanArtifact
@@ -156,8 +157,8 @@ class PruneConfig(StageConfig):
     @field_validator("metric")
     @classmethod
     def _known_metric(cls, value: str) -> str:
-        if value not in BLOCK_METRICS:
-            raise ValueError(f"unknown metric {value!r}.{did_you_mean(value, BLOCK_METRICS)}")
+        if value not in (*BLOCK_METRICS, SEARCHED):
+            raise ValueError(f"unknown metric {value!r}.{did_you_mean(value, (*BLOCK_METRICS, SEARCHED))}")
         return value
 
     @model_validator(mode="after")

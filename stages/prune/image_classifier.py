@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attar.compressors.images.layout import check_image_cut, image_blocks, remove_image_blocks, without_blocks
+from attar.compressors.images.search import SEARCHED
 from attar.registry.artifacts.handles import ImageClassifierArtifact
 from attar.registry.artifacts.subjects import IMAGES
 from attar.stages.artifacts.images.folder import load_classifier, save_classifier
@@ -15,14 +16,17 @@ from attar.stages.prune.encoder import check_whole_prune
 from attar.stages.runtime.device import pick_device
 from attar.stages.runtime.progress import bar, note
 
+# What a scan of an image classifier scores blocks by, and what a search does.
+METRICS = ("block_influence", SEARCHED)
+
 
 def check_image_prune(config: PruneConfig) -> None:
     """Raise ValueError for a repair, a plan or a budget that knows causal models alone."""
     check_whole_prune(config, IMAGES)
-    if not config.blocks and (config.choice != "free" or config.metric != "block_influence"):
+    if not config.blocks and (config.choice != "free" or config.metric not in METRICS):
         given = f"choice is {config.choice!r}" if config.choice != "free" else f"metric is {config.metric!r}"
         raise ValueError(
-            f"{given}; accepted for an image classifier: choice free with metric block_influence, or blocks"
+            f"{given}; accepted for an image classifier: choice free with metric {' or '.join(METRICS)}, or blocks"
         )
 
 

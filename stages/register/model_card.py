@@ -193,7 +193,9 @@ def _limits(release: Release) -> list[str]:
     )
     if "frechet_distance" in figures:
         tasks = "images of the data's classes"
+    unread = "- diffusers reads the folder without its self-conditioning, with a warning: another net. Attar and the graph have it."
     return [
+        *([unread] if release.model.facts.get("self_conditioning") else []),
         f"- What it can do was measured on {tasks or 'no task'} alone; elsewhere it can have lost more than these figures show.",
         f"- It was compressed for the data above. {_wording(release.model.facts).unmeasured} were not measured.",
         "- Whatever the original says wrongly or must not be used for holds for this model too.",

@@ -60,6 +60,8 @@ MEASURES = (
     "recall",
     "precision",
     "class_accuracy",
+    "linear_probe_accuracy",
+    "knn_accuracy",
     "num_forwards",
 )
 # Behind a figure's name: divided by the original's.

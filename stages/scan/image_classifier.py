@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attar.compressors.images.classifier import ImageClassifier
 from attar.compressors.images.layout import Block, image_blocks
 from attar.compressors.measure.cost import num_parameters
 from attar.compressors.prune.depth.block_cost import Costs
@@ -57,26 +58,33 @@ def scan_classifier(
         for pixels in pixel_batches([reader.stored(data, row, stored) for row in rows], config.calibration.batch_size):
             classifier(pixels)
             counter.advance(len(pixels))
-    influence = _that_can_go(blocks, [total / len(rows) for total in sums])
-    scores: Scores = {
-        (first, size): sum(influence[first : first + size])
-        for first in range(len(blocks))
-        for size in range(1, len(blocks) - first + 1)
-    }
-    write_scores(content / TABLE, len(blocks), {"block_influence": scores})
-    sizes = tuple(float(sum(p.numel() for p in block.module.parameters())) for block in blocks)
-    write_costs(content / COST_TABLE, {"parameters": Costs(sizes, num_parameters(classifier.model) - sum(sizes))})
-    metric("lowest_block_influence_of_one_block", min(influence))
+    lowest = write_block_scores(content, classifier, "block_influence", [total / len(rows) for total in sums])
+    metric("lowest_block_influence_of_one_block", lowest)
     return ScanArtifact.at(content, scan_facts(config), num_blocks=len(blocks), num_tokens=len(rows))
 
 
-def _that_can_go(blocks: list[Block], influence: list[float]) -> list[float]:
-    """Return the influences, infinite where a block must stay: it changes width or size, or does most of a stage whose blocks all could go."""
-    scores = [value if block.can_go else float("inf") for block, value in zip(blocks, influence, strict=True)]
+def write_block_scores(content: Path, classifier: ImageClassifier, name: str, values: list[float]) -> float:
+    """Write a score of each block, of windows their sums, and what blocks weigh. Return the lowest of a block that can go."""
+    blocks = image_blocks(classifier.model)
+    single = that_can_go(blocks, values)
+    scores: Scores = {
+        (first, size): sum(single[first : first + size])
+        for first in range(len(blocks))
+        for size in range(1, len(blocks) - first + 1)
+    }
+    write_scores(content / TABLE, len(blocks), {name: scores})
+    sizes = tuple(float(sum(p.numel() for p in block.module.parameters())) for block in blocks)
+    write_costs(content / COST_TABLE, {"parameters": Costs(sizes, num_parameters(classifier.model) - sum(sizes))})
+    return min(single)
+
+
+def that_can_go(blocks: list[Block], values: list[float]) -> list[float]:
+    """Return the scores, infinite where a block must stay. It changes width or size, or does most of a stage whose blocks all could go."""
+    scores = [value if block.can_go else float("inf") for block, value in zip(blocks, values, strict=True)]
     for stage in {block.stage for block in blocks}:
         own = [index for index, block in enumerate(blocks) if block.stage == stage]
         if all(blocks[index].can_go for index in own):
-            scores[max(own, key=lambda index: influence[index])] = float("inf")
+            scores[max(own, key=lambda index: values[index])] = float("inf")
     return scores
 
 

@@ -156,6 +156,12 @@ def subject_nodes() -> dict[str, Any]:
         "net": {"stage": "ingest_model", "config": net},
         "pool": {"stage": "ingest_images", "config": pool},
         "selected": {"stage": "select_images", "config": {"max_distance": 0}, "inputs": chosen},
+        "deep_net": {"stage": "ingest_model", "config": {**net, "source": "random:resnet?num_channels=1&num_blocks=4"}},
+        "searched": {
+            "stage": "search_blocks",
+            "config": {"num_steps": 20, "batch_size": 8, "checkpoint_every": 5, "voting": {"every": 5}},
+            "inputs": {"model": "deep_net", "data": "digits"},
+        },
         "noise": {"stage": "ingest_model", "config": noise},
         "drawn": {"stage": "sample", "config": drawing, "inputs": {"model": "noise", "data": "digits"}},
         "encoder": {"stage": "ingest_model", "config": encoder},

@@ -72,6 +72,7 @@ RARE_KILLS = (
 SUBJECT_KILLS = (
     ("digits", "ingest_images"),
     ("selected", "select_images"),
+    ("searched", "search_blocks"),
     ("drawn", "sample"),
     ("labelled", "label_pairs"),
     ("spanned", "label_spans"),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from attar.compressors.distill.examples.learned import LearnedExample
@@ -48,12 +48,13 @@ class Batch:
     `has_teacher`: tokens that a recorded teacher speaks of, or a live one (all). `locations`: (index of the example, row, first column) of
     each example; `sequences`: which of them each learned token is of, and `facts` what is known of it. `hinted`: the same answers behind
     what the teacher reads. Packed rows carry `position_ids` that restart at each example and no attention mask: transformers keeps the
-    examples apart by that. `scales`: the guidance scale of each row, where the examples have one; they cannot be packed then.
+    examples apart by that. A mask of pairs says which columns each token sees (masked.py). `scales`: the guidance scale of each row, where
+    the examples have one; they cannot be packed then.
     """
 
     input_ids: Int[Tensor, "B T"]
     position_ids: Int[Tensor, "B T"]
-    attention_mask: Int[Tensor, "B T"] | None
+    attention_mask: Int[Tensor, "B T"] | Bool[Tensor, "B 1 T T"] | None
     rows: Int[Tensor, "N"]
     columns: Int[Tensor, "N"]
     next_ids: Int[Tensor, "N"]

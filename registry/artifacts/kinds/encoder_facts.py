@@ -73,7 +73,7 @@ class DenoiserFacts(ArtifactFacts):
     """Of a denoiser: its sizes, the images that it makes, and what its net predicts.
 
     `sample_size`: height and width of its images. `num_labels`: classes that it can be told, with the one that means any, where it has
-    that. `prediction`: epsilon, v_prediction or sample.
+    that. `prediction`: epsilon, v_prediction or sample. `self_conditioning`: whether its middle conditions the blocks behind it.
     """
 
     sample_size: int = NOT_KNOWN
@@ -86,6 +86,7 @@ class DenoiserFacts(ArtifactFacts):
     # multiplications with weights that a forward of a single image takes
     num_products: int | None = None
     dtype: str = NOT_KNOWN
+    self_conditioning: bool | None = None
     companion_bytes: int | None = None
     license: str | None = None
 

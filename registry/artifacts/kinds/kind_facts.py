@@ -51,6 +51,9 @@ class ModelFacts(ArtifactFacts):
     packed_fraction: float | None = None
     token_agreement: float | None = None
     max_logit_difference: float | None = None
+    # of a model that fills masks: the token that hides, and how many tokens make a block
+    mask_token: str | None = None
+    mask_block_size: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -180,6 +183,9 @@ class AdapterFacts(ArtifactFacts):
     elastic_channels: tuple[int, ...] = NOT_KNOWN
     # of a merged adapter: what it misses of the weighted sum
     max_relative_error: float | None = None
+    # of a student that learned to fill masks: the token that hides, and how many tokens make a block
+    mask_token: str | None = None
+    mask_block_size: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from attar.compressors.diffusion.process import NoiseProcess
+from attar.compressors.diffusion.self_conditioning import PATH, Bottleneck, add_self_conditioning
 from attar.compressors.measure.cost import num_parameters
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import DenoiserArtifact
@@ -22,6 +25,8 @@ from attar.stages.artifacts.model.safe_folder import read_object, refuse_unsafe
 INDEX = "model_index.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SCHEDULER = "scheduler"
+# Of a net's config: that it has the path. Not the path's own name, which a key of the config would hide from whoever asks the net for it.
+ASKS_FOR_PATH = "self_conditioned"
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,22 @@ class Denoiser:
         """Channels, height and width of an image."""
         num_channels, side = sizes_of(self.net.config)
         return num_channels, side, side
+
+    @property
+    def is_self_conditioned(self) -> bool:
+        """Whether what the middle makes of an image conditions the blocks behind it."""
+        return hasattr(self.net, PATH)
+
+    @property
+    def bottleneck(self) -> Bottleneck:
+        """The middle of the net, and what is conditioned behind it."""
+        return self.kind.bottleneck(self.net)
+
+    def with_self_conditioning(self) -> Denoiser:
+        """Put a path that adds nothing yet into the net. Raises ValueError for a net that is too short for it."""
+        add_self_conditioning(self.net, self.bottleneck)
+        self.net.register_to_config(**{ASKS_FOR_PATH: True})  # diffusers keeps what it does not know
+        return self
 
 
 def load_denoiser(folder: Path, device: torch.device | None = None) -> Denoiser:
@@ -67,13 +88,35 @@ def load_denoiser(folder: Path, device: torch.device | None = None) -> Denoiser:
         raise
     except Exception as error:
         raise ValueError(f"{folder}: diffusers cannot load it: {one_line(error)}") from error
+    denoiser = Denoiser(net, process, kind, config)
+    if is_self_conditioned(folder / kind.folder):
+        report["unexpected_keys"] = _read_path(denoiser.with_self_conditioning(), folder / kind.folder, report)
     for problem, names in report.items():
         if names:
             raise ValueError(
                 f"{folder}: {problem.replace('_', ' ')} {sorted(map(str, names))[0]}; accepted: all of the config's weights"
             )
     refuse_not_finite(folder, net.state_dict())
-    return Denoiser(kind.prepared(net.to(device=device)).eval(), process, kind, config)
+    return replace(denoiser, net=kind.prepared(net.to(device=device)).eval())
+
+
+def is_self_conditioned(folder: Path) -> bool:
+    """Say whether the config of a net's folder asks for the path. Raises ValueError for what is neither yes nor no."""
+    given = read_object(folder / "config.json").get(ASKS_FOR_PATH, False)
+    if not isinstance(given, bool):
+        raise ValueError(f"{folder}: config.json has {ASKS_FOR_PATH} {str(given)[:40]!r}; accepted: true or false")
+    return given
+
+
+def _read_path(denoiser: Denoiser, folder: Path, report: Mapping[str, list[str]]) -> list[str]:
+    """Read the weights of the path, which diffusers does not know. Return those that are none of its. Raises ValueError where it lacks one."""
+    path, begin = denoiser.net.get_submodule(PATH), f"{PATH}."
+    stored = {name: value for name, value in load_file(folder / WEIGHTS).items() if name.startswith(begin)}
+    try:
+        path.load_state_dict({name.removeprefix(begin): value for name, value in stored.items()})
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: {one_line(error)}; accepted: all of the config's weights") from error
+    return [name for name in report["unexpected_keys"] if name not in stored]
 
 
 def refuse_no_denoiser(folder: Path) -> NetKind:
@@ -130,6 +173,7 @@ def denoiser_facts(denoiser: Denoiser) -> Facts:
         "num_parameters": num_parameters(denoiser.net),
         "num_products": num_products(denoiser),
         "dtype": "float32",
+        **({PATH: True} if denoiser.is_self_conditioned else {}),
     }
 
 
@@ -162,7 +206,10 @@ def folder_facts(folder: Path) -> Facts:
     try:
         with torch.device("meta"):
             net = loaded.from_config(read_object(folder / kind.folder / "config.json"))
-        facts = denoiser_facts(Denoiser(net, process_of(config), kind, config))
+            denoiser = Denoiser(net, process_of(config), kind, config)
+            if is_self_conditioned(folder / kind.folder):
+                denoiser.with_self_conditioning()
+        facts = denoiser_facts(denoiser)
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:

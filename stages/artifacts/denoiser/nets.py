@@ -9,6 +9,7 @@ from typing import Any, TypeGuard
 
 from torch import nn
 
+from attar.compressors.diffusion.self_conditioning import Bottleneck
 from attar.compressors.guidance.denoiser import GuidedAttention
 from attar.stages.artifacts.images.pixels import MODES
 
@@ -33,6 +34,8 @@ class NetKind:
     divisor: Callable[[Mapping[str, Any]], tuple[int, str]]
     # the attentions that guidance adapters hang beside
     attentions: Callable[[Any], list[GuidedAttention]]
+    # the middle of a net, whose features say most of an image, and the blocks behind it
+    bottleneck: Callable[[Any], Bottleneck]
 
     def num_labels(self, config: Mapping[str, Any]) -> int:
         """Return how many classes the net can be told."""
@@ -144,6 +147,20 @@ def _attentions_of_transformer(net: Any) -> list[GuidedAttention]:
     return [_guided(attention, emb.timestep_embedder, emb.class_embedder) for attention, emb in embedders]
 
 
+def _middle_of_unet(net: Any) -> Bottleneck:
+    """Return the block between down and up, the last of down where there is none, and the blocks of up."""
+    width, condition_width = net.config.block_out_channels[-1], net.time_embedding.linear_2.out_features
+    block = net.down_blocks[-1] if net.mid_block is None else net.mid_block
+    return Bottleneck(block, tuple(net.up_blocks), 2, width, condition_width)
+
+
+def _middle_of_transformer(net: Any) -> Bottleneck:
+    """Return the last block of the first half, and of those behind it what reads the embedding of timestep and class."""
+    blocks, width = net.transformer_blocks, net.inner_dim
+    half = (len(blocks) + 1) // 2
+    return Bottleneck(blocks[half - 1], tuple(block.norm1.silu for block in blocks[half:]), 0, width, width)
+
+
 def _guided(attention: Any, time: Any, label: nn.Module) -> GuidedAttention:
     return GuidedAttention(attention, time, label, attention.to_q.in_features, time.linear_2.out_features)
 
@@ -158,6 +175,7 @@ UNET = NetKind(
     ("block_out_channels", "layers_per_block", "norm_num_groups", "attention_head_dim"),
     _halvings,
     _attentions_of_unet,
+    _middle_of_unet,
 )
 # the table of a transformer has a row more, for a class that is hidden
 DIT = NetKind(
@@ -170,5 +188,6 @@ DIT = NetKind(
     ("num_attention_heads", "attention_head_dim", "num_layers", "patch_size"),
     _patches,
     _attentions_of_transformer,
+    _middle_of_transformer,
 )
 NETS = (UNET, DIT)

@@ -11,6 +11,7 @@ from torch import nn
 
 from attar.compressors.images.classifier import ImageClassifier, last_layer
 from attar.compressors.images.layout import LAYOUTS, image_blocks
+from attar.compressors.images.resolution import check_patches
 from attar.compressors.measure.cost import num_parameters
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import ImageClassifierArtifact
@@ -71,13 +72,10 @@ def refuse_no_classifier(folder: Path) -> None:
     num_channels = config.get("num_channels", 3)
     if not isinstance(num_channels, int) or num_channels not in MODES:
         raise ValueError(f"{folder}: num_channels is {num_channels}; accepted: {', '.join(map(str, MODES))}")
-    size, patch = config.get("image_size"), config.get("patch_size")
-    sides = size if isinstance(size, list) else [size]
-    divisor = patch if family == "vit" and isinstance(patch, int) and patch > 0 else 1
-    if any(isinstance(side, int) and side % divisor for side in sides):
-        raise ValueError(
-            f"{folder}: image_size is {size}, which patch_size {patch} does not divide; accepted: a multiple of {patch}"
-        )
+    try:
+        check_patches(config.get("image_size"), config.get("patch_size") if family == "vit" else None)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
 
 
 def save_classifier(classifier: ImageClassifier, folder: Path, source: Path) -> ImageClassifierArtifact:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from attar.compressors.masked.form import CONFIG_KEY, MaskedForm
 from attar.compressors.measure.cost import attention_width, num_matmul_parameters, num_parameters
 from attar.compressors.models.experts import expert_fraction
 from attar.compressors.models.paging import pager_of
@@ -209,7 +210,10 @@ def model_facts(model: transformers.PreTrainedModel) -> Facts:
 
 def config_facts(config: Any) -> Facts:
     """Return the facts that a config alone tells."""
+    form = MaskedForm.in_config({CONFIG_KEY: getattr(config, CONFIG_KEY, None)})
+    masks = {} if form is None else {"mask_token": form.mask_token, "mask_block_size": form.block_size}
     return {
+        **masks,
         "num_blocks": config.num_hidden_layers,
         "hidden_size": config.hidden_size,
         "vocab_size": config.vocab_size,

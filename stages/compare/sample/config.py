@@ -26,6 +26,16 @@ class ClassifierConfig(StageConfig):
     """Draws of the images with replacement behind each interval."""
 
 
+class ProbeConfig(StageConfig):
+    """At what noise a denoiser's features are read, and by how many neighbours classes are told. The class is hidden from the net."""
+
+    time_fraction: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """How far the images are noised, as a share of the timesteps in [0, 1): features of little noise tell classes best."""
+
+    num_neighbours: int = Field(default=20, ge=1)
+    """Training images that vote on each held-out one."""
+
+
 class SampleConfig(StageConfig):
     """How images are drawn, how many, and what they are compared with."""
 
@@ -46,6 +56,9 @@ class SampleConfig(StageConfig):
 
     classifier: ClassifierConfig = ClassifierConfig()
     """The classifier whose features images are compared by; it learns the data's training part."""
+
+    probe: ProbeConfig | None = None
+    """How well classes can be told by the features of the denoiser's middle: {time_fraction: 0.1, num_neighbours: 20}; null: not measured."""
 
     part: Literal["heldout", "choose"] = "heldout"
     """Which images the drawn ones are compared with: heldout, those that are reported, or choose, those that choices are made on."""

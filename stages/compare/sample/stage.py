@@ -20,14 +20,17 @@ from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import EvaluationArtifact
 from attar.registry.artifacts.kinds.kind_facts import EvaluationFacts
 from attar.registry.release.figures import HIGH, LOW
+from attar.stages.artifacts.denoiser.folder import load_denoiser
 from attar.stages.artifacts.denoiser.guidance import check_guidance
 from attar.stages.artifacts.denoiser.images import LabelledImages, check_images, has_any_class, read_images
 from attar.stages.artifacts.work_forecast import FORWARD
 from attar.stages.compare.sample.config import SampleConfig, SampleInputs
 from attar.stages.compare.sample.drawing import Drawing, opened
 from attar.stages.compare.sample.grid import write_grid
+from attar.stages.compare.sample.probe import check_probe, probe_headline, probed
 from attar.stages.compare.sample.routes import check_routes, routed
 from attar.stages.contract import Forecast, stage
+from attar.stages.runtime.device import pick_device
 from attar.stages.runtime.progress import bar, metric, note
 
 RESULT, GRID = "evaluation.json", "grid.png"
@@ -41,6 +44,7 @@ def _forecast(config: SampleConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
     model, data = inputs["model"][0], inputs["data"]
     check_images(model, data)
     check_routes(config.routes, model, inputs.get("others", ()), data[0])
+    check_probe(config.probe, model, inputs.get("others", ()), data)
     if config.guidance_scale != 1.0 and not has_any_class(model, data):
         raise ValueError(
             f"guidance_scale is {config.guidance_scale:g}, but the model has no class beside the data's that means any; accepted: 1"
@@ -104,6 +108,9 @@ def sample(config: SampleConfig, inputs: SampleInputs, workdir: Path) -> Evaluat
         "seeds": {str(seed): some for seed, some in zip(config.seeds, measured, strict=True)},
         "latency": _latency(drawing, num_classes),
     }
+    if config.probe is not None:
+        denoiser = load_denoiser(inputs.model.path, pick_device())
+        evaluation["probe"] = probed(config.probe, denoiser, train, real)
     write_grid(seeds[0].images, seeds[0].labels, content / GRID)
     (content / RESULT).write_text(json.dumps(evaluation, indent=1))
     headline = sample_headline(evaluation)
@@ -154,7 +161,7 @@ def sample_headline(evaluation: Mapping[str, Any]) -> dict[str, float]:
         numbers[name + LOW], numbers[name + HIGH] = max(0.0, numbers[name] - half), numbers[name] + half
     for end in ("", LOW, HIGH):
         numbers["image_seconds" + end] = evaluation["latency"]["image_seconds" + end]
-    return numbers
+    return numbers | (probe_headline(evaluation["probe"]) if "probe" in evaluation else {})
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from attar.stages.finetune.subjects.classifier import check_classifier_training,
 from attar.stages.finetune.subjects.denoiser import check_denoiser_data, check_denoiser_training
 from attar.stages.finetune.subjects.encoder import check_encoder_training
 from attar.stages.finetune.subjects.images import check_image_training, check_image_views
+from attar.stages.finetune.subjects.masked import check_masked_training
 from attar.stages.finetune.subjects.pools import check_pool
 
 CHECKS: dict[Subject, Callable[..., None]] = {
@@ -50,6 +51,7 @@ def check_subject(config: FinetuneConfig, model: Facts, data: Sequence[Facts], t
             f"adapt.kind is {config.adapt.kind!r}, vectors before the prompt of a causal language model, and the model is {subject.words}; "
             "accepted: full"
         )
+    check_masked_training(config, model, has_teacher=bool(teacher))
     _refuse_views_of_others(objectives, subject)
     if (check := CHECKS.get(subject)) is not None:
         check(config, has_teacher=bool(teacher) or reads_grades(config, model))

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from attar.compressors.diffusion.self_conditioning import PATH
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import Artifact, DenoiserArtifact
 from attar.stages.artifacts.denoiser.folder import (
@@ -38,11 +39,17 @@ class ImageDenoiser(StageConfig):
     kind: Literal["denoiser"] = "denoiser"
     """A net that makes images of noise, told a class; a folder of diffusers."""
 
+    self_conditioning: bool = False
+    """true: what the net's middle makes of an image conditions the blocks behind it, by a matrix that is zero at the start, to be trained
+    (https://arxiv.org/abs/2505.10999). false: as the source has it."""
+
     artifact: ClassVar[type[Artifact[Any]]] = DenoiserArtifact
 
 
-def check_denoiser_source(source: ModelSource, strip_from_names: Sequence[str], expect: Facts) -> None:
-    """Raise ValueError for a source that no denoiser comes from, and sizes that its net cannot part evenly."""
+def check_denoiser_source(
+    source: ModelSource, config: ImageDenoiser, strip_from_names: Sequence[str], expect: Facts
+) -> None:
+    """Raise ValueError for a source that no denoiser comes from, and sizes that its net cannot work with."""
     if source.scheme not in (*FOLDERS, "random") or (source.scheme == "random" and source.parts["family"] not in KINDS):
         raise ValueError(
             f"source is {source.scheme}:{source.rest}, but model.kind is 'denoiser'; accepted: folder:PATH, models:/NAME@ALIAS, {FORM}, "
@@ -58,18 +65,24 @@ def check_denoiser_source(source: ModelSource, strip_from_names: Sequence[str], 
         options = _options(source)
         kind = KINDS[source.parts["family"]]
         kind.check(Path(f"random:{kind.name}"), {**_net_config(kind, options), "_class_name": kind.class_name})
+        if config.self_conditioning and kind.name == DIT.name and options["num_blocks"] < 2:
+            raise ValueError(
+                f"source random:{source.rest}: num_blocks is {options['num_blocks']}, and model.self_conditioning is from a block to those "
+                "behind it; accepted: 2 or more"
+            )
 
 
 def denoiser_forecast(source: ModelSource, config: ImageDenoiser) -> Facts:
     """Return the facts that can be told before fetching."""
+    added = {PATH: True} if config.self_conditioning else {}
     if source.scheme == "folder":
-        return folder_facts(source.path)
+        return {**folder_facts(source.path), **added}
     if source.scheme != "random":
-        return {}
+        return added
     if find_spec("diffusers") is None:  # a plan is made where it is not installed too, without the net's sizes
-        return _form(source)
+        return {**_form(source), **added}
     with torch.device("meta"):
-        return denoiser_facts(random_denoiser(source))
+        return denoiser_facts(_conditioned(random_denoiser(source), config))
 
 
 def ingest_denoiser(
@@ -77,13 +90,23 @@ def ingest_denoiser(
 ) -> DenoiserArtifact:
     """Write the denoiser of a source as diffusers lays it out, and prove it. Raises ValueError as `load_denoiser` does."""
     folder = source_folder(source, sha256, scratch)
-    denoiser = random_denoiser(source) if folder is None else load_denoiser(folder)
+    denoiser = _conditioned(random_denoiser(source) if folder is None else load_denoiser(folder), config)
     expected = probe_predictions(denoiser, "ingest_model")
     artifact = save_denoiser(denoiser, content)
     prove_denoiser(content, expected, "ingest_model")
     side, labels = artifact.facts.sample_size, artifact.facts.num_labels
     note(f"a denoiser of {side} x {side} images, told {labels} classes, that predicts {artifact.facts.prediction}")
+    if denoiser.is_self_conditioned:
+        note(
+            "self-conditioned: diffusers itself reads the folder without that path, with a warning; Attar and the graph have it"
+        )
     return artifact
+
+
+def _conditioned(denoiser: Denoiser, config: ImageDenoiser) -> Denoiser:
+    """Return a denoiser with the path that a config asks for; one that has it already keeps its own."""
+    wants = config.self_conditioning and not denoiser.is_self_conditioned
+    return denoiser.with_self_conditioning() if wants else denoiser
 
 
 def random_denoiser(source: ModelSource) -> Denoiser:

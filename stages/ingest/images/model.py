@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from attar.compressors.images.classifier import ImageClassifier, with_classes
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import Artifact, ImageClassifierArtifact
 from attar.registry.artifacts.kinds.classifier_facts import ImageClassifierFacts
 from attar.stages.artifacts.images.folder import class_names, folder_facts, load_classifier, save_classifier
-from attar.stages.artifacts.images.pixels import PROCESSOR, load_processor
+from attar.stages.artifacts.images.pixels import MAX_SIDE, PROCESSOR, load_processor
 from attar.stages.artifacts.images.proof import probe_logits, prove_classifier
 from attar.stages.artifacts.model.folder import quiet_transformers
 from attar.stages.contract import StageConfig
+from attar.stages.ingest.images.resolution import check_resolution, facts_at, set_resolution
 from attar.stages.ingest.images.state_dict import lite_classifier, read_state_dict, write_reading
 from attar.stages.ingest.images.tiny import SIZES, check_sizes, random_classifier, write_random_reading
 from attar.stages.ingest.source_line import FORMS, ModelSource, random_options, source_folder, wheel_member
@@ -35,6 +36,10 @@ class ImageClassifierModel(StageConfig):
 
     classes: list[str] = []
     """Names of new classes, in the order of their labels: the last layer begins anew, all zeros, to be trained; empty: the model's own."""
+
+    image_size: int = Field(default=0, ge=0, le=MAX_SIDE)
+    """Side in pixels that images are read at, such as 384: a multiple of the net's patches; of a transformer the embeddings of positions
+    are interpolated. 0: the source's own."""
 
     state_dict_of: Literal["", "efficientnet_lite0"] = ""
     """Of a wheel's .pth file: the net that its tensors are of. Read without running anything of it. Empty: the source is no such file."""
@@ -62,8 +67,9 @@ def check_image_source(source: ModelSource, config: ImageClassifierModel, strip_
     if is_state_dict != bool(config.state_dict_of):
         given = f"model.state_dict_of is {config.state_dict_of!r}"
         raise ValueError(f"{given}, but source is {'a' if is_state_dict else 'no'} .pth; accepted: both or neither")
-    if source.scheme == "random":
-        random_options_of(source)
+    sizes = random_options_of(source) if source.scheme == "random" else {}
+    if config.image_size:
+        check_resolution(source, config.image_size, sizes)
     if strip_from_names:
         raise ValueError("strip_from_names is for causal models; accepted with model.kind 'image_classifier': none")
 
@@ -86,6 +92,7 @@ def image_forecast(source: ModelSource, config: ImageClassifierModel) -> Facts:
         known = dict(folder_facts(source.path))
     elif config.state_dict_of:
         known = {"image_size": (224, 224), "num_channels": 3, "num_classes": 1000, "num_blocks": 16, "dtype": "float32"}
+    known = dict(facts_at(known, config.image_size))
     return known | ({"num_classes": len(config.classes)} if config.classes else {})
 
 
@@ -97,6 +104,8 @@ def ingest_image_classifier(
     reading = scratch / "reading"
     reading.mkdir(parents=True, exist_ok=True)
     classifier = _fetched(source, config, sha256, scratch, reading)
+    if config.image_size:
+        set_resolution(classifier, reading, config.image_size)
     if config.classes:
         before = classifier.model.config.num_labels
         with_classes(classifier.model, tuple(config.classes))

@@ -63,6 +63,13 @@ def vit_patch(image_size: int) -> int:
     return max(1, image_size // 4)
 
 
+def random_patch(family: str, **given: int) -> int:
+    """Return the side of a random classifier's patches; 1 for a family that has none."""
+    sizes = {**SIZES, **given}
+    options = _options(family, sizes["num_blocks"], sizes["hidden_size"], sizes["image_size"])
+    return int(options.get("patch_size", 1))
+
+
 def write_random_reading(folder: Path, **given: int) -> None:
     """Write how a random classifier reads images: at its size, in numbers from -1 to 1."""
     sizes = {**SIZES, **given}

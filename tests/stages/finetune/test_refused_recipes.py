@@ -52,10 +52,13 @@ REFUSED = [
         {"objectives": {"x": {"divergence": "anchored_listwise"}}, "rollout": "student"},
         "accepted: num_samples of 2 or more",
     ),
-    ({"objectives": {"dparallel": 1.0}}, "objective 'dparallel' needs a student that fills masks and sees both sides"),
+    (
+        {"objectives": {"dparallel": 1.0}},
+        "objective 'dparallel' is no loss but a way to train a student that fills masks",
+    ),
     (
         {"objectives": {"x": {"divergence": "mask_predict"}}},
-        "divergence 'mask_predict' needs a student that fills masks",
+        "divergence 'mask_predict' is no loss but a way to train a student that fills masks",
     ),
     (
         {"teacher": "base", "method": "full", "objectives": {"forward_kl": 1.0}},

@@ -32,6 +32,20 @@ IMAGE_SMOKES: dict[str, dict[str, Any]] = {
     "sla": {"losses": {"labels": 1.0, "label_augmentation": 1.0}, "changes": image_quick(8)},
     "lsskd": {"losses": {"labels": 1.0, "stage_heads": 1.0}, "changes": image_quick(8)},
     "mdcs": {"losses": {"diverse_experts": 1.0}, "changes": image_quick(8, **{"digits.config.tail_fraction": 0.2})},
+    "sd-darts": {
+        "losses": {"labels": 0.3, "forward_kl": 1.0},
+        "changes": image_quick(
+            6,
+            **{
+                "untrained.config.source": "random:resnet?num_blocks=4&hidden_size=12&image_size=16&num_channels=1&num_classes=10",
+                "searched.config": {"num_steps": 6, "batch_size": 16, "num_removed": 1},
+                "searched.config.voting.every": 2,
+                "pruned.config.num_blocks": 1,
+            },
+        ),
+        "until": "student",
+    },
+    "resolution": {"losses": {"labels": 1.0}, "changes": image_quick(8)},
     "ssld": {"losses": {"label_free": 1.0}, "changes": image_quick(8), "until": "student"},
     "poa": {"losses": {"labels_largest": 0.8, "labels_drawn_1": 0.2}, "changes": POA},
 }

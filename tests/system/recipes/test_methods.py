@@ -19,6 +19,7 @@ from attar.stages.finetune.training_run import MEASURE
 from tests.system.node_by_node import run_nodes
 from tests.system.recipes.encoder_smokes import ENCODER_SMOKES, SMALL_ENCODER, encoder_quick
 from tests.system.recipes.image_smokes import IMAGE_SMOKES
+from tests.system.recipes.masked_smokes import MASKED_SMOKES
 from tests.system.tiny_models import NUM_CHOOSE, NUM_HELDOUT, NUM_QUESTIONS
 
 # those of denoisers, which have no loss on held-out rows, are in test_step_methods.py
@@ -54,8 +55,7 @@ class Smoke:
     changes: dict[str, Any] = field(default_factory=dict)
     node: str = "student"
     share: float = 0.7
-    # the last node that is run; none: all
-    until: str = ""
+    until: str = ""  # the last node that is run; none: all
 
 
 def quick(node: str = "student", **more: Any) -> dict[str, Any]:
@@ -203,7 +203,7 @@ SMOKES = {
             "condensed_scores.config.max_new_tokens": 4,
         },
     ),
-    **{name: Smoke(**smoke) for name, smoke in (ENCODER_SMOKES | IMAGE_SMOKES).items()},
+    **{name: Smoke(**smoke) for name, smoke in (ENCODER_SMOKES | IMAGE_SMOKES | MASKED_SMOKES).items()},
     "cross-tokenizer-alm": Smoke({"alm": 1.0}, changes=quick(learning_rate=0.003)),
     "anchored-decoding": Smoke(
         {"next_token": 1.0},

@@ -16,7 +16,7 @@ from attar.registry.release.figures import KEYS_TAG
 from attar.registry.release.promotion import judge
 from attar.registry.release.versions import Version
 from attar.stages.artifacts.dataset.rows import Row
-from attar.stages.evaluate.kept_answers import CHOSEN, NOT_KEPT, write_answers
+from attar.stages.evaluate.answers.kept_answers import CHOSEN, NOT_KEPT, write_answers
 
 ROWS = [Row(f"sum {index}", question=f"What is {index} and 2?", answer=str(index + 2)) for index in range(4)]
 COLOR = Row("color", question="Which is red?", choices=("a rose", "a sea"), answer_index=0)

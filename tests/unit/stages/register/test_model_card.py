@@ -87,6 +87,13 @@ def test_what_is_not_known_is_said_to_be_unknown() -> None:
     assert "- nothing: these are the weights of the original" in text
 
 
+def test_what_diffusers_leaves_out_of_a_denoiser_is_said() -> None:
+    net = {"sample_size": 8, "num_labels": 4, "prediction": "epsilon", "num_parameters": 9}
+    line = "- diffusers reads the folder without its self-conditioning, with a warning: another net."
+    assert line in card(model=made("merge", "denoiser", **net, self_conditioning=True))
+    assert line not in card(model=made("merge", "denoiser", **net))
+
+
 def test_tags_are_plain_numbers_with_ratios_to_the_original() -> None:
     tags = number_tags(
         {"model": {"num_parameters": 113274432.0, "perplexity": 41.25, "draft_gain": 0.75}},

@@ -50,11 +50,15 @@ class Answering:
 
     def sample(self, row: Row) -> dict[str, str]:
         """Return a question with its reference and what was written."""
-        answer = self.answers[self._prompt(row)]
-        return {"question": row.question, "reference": row.reference or row.answer, "answer": answer.strip()}
+        return sample_of(row, self.answers[self._prompt(row)])
 
     def _prompt(self, row: Row) -> tuple[int, ...]:
         return tuple(row_prompt(self.tokenizer, row))
+
+
+def sample_of(row: Row, answer: str) -> dict[str, str]:
+    """Return a question with its reference and an answer."""
+    return {"question": row.question, "reference": row.reference or row.answer, "answer": answer.strip()}
 
 
 def guessed_share(rows: Sequence[Row]) -> float:

@@ -1,0 +1,1 @@
+"""What models answer to questions in words. Written from left to right or by filling masks, judged, kept word for word."""
