@@ -51,7 +51,7 @@ def save_adapter(
     others = write(run, adaptation, base, content)
     is_by_quality = tell_best(run)
     known = {"vocab_size": base.facts.get("vocab_size"), "exits": adaptation.exits}  # an image has no tokens
-    known |= space_facts(adaptation.elastic.space if adaptation.elastic is not None else None)
+    others = {**others, **space_facts(adaptation.elastic.space if adaptation.elastic is not None else None)}
     if (masking := adaptation.masking) is not None:
         known |= {"mask_token": masking.token, "mask_block_size": masking.block_size}
     facts = AdapterFacts(

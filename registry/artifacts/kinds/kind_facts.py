@@ -159,7 +159,7 @@ class RuntimeFormFacts(ArtifactFacts):
 class AdapterFacts(ArtifactFacts):
     """Of an adapter: what was trained, on which base. `chosen_on`: the parts of the data that its best weights were chosen on.
 
-    `others` hold the ratios that guidance was gated by, `kl_ratio_seen` and so on.
+    `others` hold the ratios that guidance was gated by, `kl_ratio_seen` and so on, and the sizes of sub-networks, `elastic_blocks` and so on.
     """
 
     method: str = NOT_KNOWN
@@ -176,11 +176,6 @@ class AdapterFacts(ArtifactFacts):
     expert_rank: int | None = None
     # of an encoder: after how many blocks its vector was learned, where not after the last alone
     exits: tuple[int, ...] = NOT_KNOWN
-    # sizes of the sub-networks that learned, beside the whole, where any did
-    elastic_blocks: tuple[int, ...] = NOT_KNOWN
-    elastic_width: tuple[int, ...] = NOT_KNOWN
-    elastic_heads: tuple[int, ...] = NOT_KNOWN
-    elastic_channels: tuple[int, ...] = NOT_KNOWN
     # of a merged adapter: what it misses of the weighted sum
     max_relative_error: float | None = None
     # of a student that learned to fill masks: the token that hides, and how many tokens make a block

@@ -43,7 +43,7 @@ def supernet(shared_store: Store, encoder: EncoderArtifact, code: DatasetArtifac
     curve = curves["heldout_self_attention_relation_smallest_nats"]
     assert min(curve) < 0.7 * curve[0], curves
     assert student.facts.best_step, "all parts together are nearer than they were"
-    assert student.facts.method == "elastic" and student.facts.elastic_width == (32,)
+    assert student.facts.method == "elastic" and student.facts["elastic_width"] == (32,)
     return merge.execute(MergeConfig(), MergeInputs(base=encoder, students=(student,)), shared_store).artifact
 
 
