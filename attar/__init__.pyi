@@ -174,10 +174,11 @@ class Stages:
     def narrow(
         self,
         *,
-        model: ModelArtifact | Source,
-        data: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
+        model: ModelArtifact | ImageClassifierArtifact | Source,
+        data: DatasetArtifact | ImageDatasetArtifact | Source | Sequence[DatasetArtifact | ImageDatasetArtifact | Source] = (),
         size: Mapping[str, Any] = ...,
         num_removed_groups: int = 0,
+        spread: Literal["even", "ranked"] = "even",
         score: str = "taylor",
         params: Mapping[str, Any] = ...,
         patch: Mapping[str, Any] = ...,
@@ -186,8 +187,8 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> ModelArtifact:
-        """Remove feed-forward channels and KV heads. The result loads and decodes like any other model of its family, which is tried."""
+    ) -> ModelArtifact | ImageClassifierArtifact:
+        """Remove feed-forward channels and KV heads, or an image classifier's channels. The result loads like any other, which is tried."""
 
     def prune_experts(
         self,

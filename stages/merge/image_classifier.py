@@ -33,6 +33,6 @@ def fold_classifier(
     artifact = save_classifier(classifier, content, base.path)
     del classifier
     prove_classifier(content, expected, base.facts, "merge", device)
-    carried = {name: base.facts[name] for name in ("license", "removed_blocks") if name in base.facts}
+    carried = {name: base.facts[name] for name in ("license", "removed_blocks", "widths") if name in base.facts}
     learned = space_facts(space_of(students[0].facts))
     return ImageClassifierArtifact.at(content, artifact.facts | carried | learned)

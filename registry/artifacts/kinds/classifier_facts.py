@@ -94,6 +94,8 @@ class ImageClassifierFacts(ArtifactFacts):
     elastic_channels: tuple[int, ...] = NOT_KNOWN
     # the sizes of the sub-network that it is, of a whole that was trained as many
     subnet: str | None = None
+    # of a narrower one: what is left of each width
+    widths: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

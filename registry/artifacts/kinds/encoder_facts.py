@@ -40,6 +40,8 @@ class EncoderFacts(ArtifactFacts):
     elastic_channels: tuple[int, ...] = NOT_KNOWN
     # the sizes of the sub-network that it is, of a whole that was trained as many
     subnet: str | None = None
+    # tokens of no word that stand before its questions, where it thinks in some
+    num_latent_tokens: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -55,6 +57,7 @@ class EncoderGraphFacts(ArtifactFacts):
     pooling: str = NOT_KNOWN
     is_normalized: bool = NOT_KNOWN
     max_tokens: int = NOT_KNOWN
+    num_latent_tokens: int | None = None
     format: str = NOT_KNOWN
     quantization: str | None = None
     # after how many blocks a batch may end, where it may end before the last

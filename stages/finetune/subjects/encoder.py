@@ -14,7 +14,8 @@ from torch import Tensor
 from attar.compressors.distill.examples.sentences import Sentence
 from attar.compressors.distill.loop.sentences import SentenceTexts
 from attar.compressors.distill.losses.divergences.hidden import QUERY_KEY_VALUE
-from attar.compressors.distill.losses.embeddings import EMBEDDING_LOSSES, EMBEDDINGS
+from attar.compressors.distill.losses.embeddings.catalogue import EMBEDDING_LOSSES
+from attar.compressors.distill.losses.embeddings.views import EMBEDDINGS
 from attar.compressors.distill.losses.objective import Objective, projections_read
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.encoder import EncoderStudent, recorded_vectors
@@ -22,6 +23,7 @@ from attar.compressors.distill.teachers.recorded import RecordedOutputs
 from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself, TeacherSource
 from attar.compressors.distill.teachers.trained_model import TrainedModel
 from attar.compressors.encode.encoder import SentenceEncoder, encoded, length_batches
+from attar.compressors.encode.latent_tokens import train_latent_rows
 from attar.compressors.models.slots import pad_right
 from attar.registry.artifacts.handles import DatasetArtifact, Trainable
 from attar.registry.artifacts.subjects import ENCODER
@@ -35,6 +37,7 @@ from attar.stages.finetune.subjects.elastic import elastic_training
 from attar.stages.finetune.subjects.examples import ExampleRows, PartOf, assembled
 from attar.stages.finetune.subjects.limits import refuse_language_settings, refuse_no_teacher
 from attar.stages.finetune.subjects.pools import Pooled, same_class
+from attar.stages.finetune.subjects.reasoned import ReasonedReader, check_latent_tokens
 from attar.stages.finetune.training_run import TrainingRun
 from attar.stages.runtime.progress import bar
 
@@ -45,8 +48,8 @@ def check_encoder_training(config: FinetuneConfig, *, has_teacher: bool) -> None
     if any(paired.values()) and not all(paired.values()):
         other = next(name for name, is_paired in paired.items() if not is_paired)
         raise ValueError(
-            f"objectives.{other} reads single texts, and the other objectives pairs; accepted: pair_distance and pair_contrast alone, or "
-            "neither"
+            f"objectives.{other} reads single texts, and the other objectives pairs; accepted: pair_distance, pair_contrast and reasoned_* "
+            "alone, or none of them"
         )
     if not any(paired.values()):
         refuse_no_teacher(config, ENCODER, has_teacher=has_teacher)
@@ -102,16 +105,23 @@ def build_encoder_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path)
     reader = TextReader.of(inputs.model, plan.rows.max_tokens)
     prompts = form_of(inputs.model).prompts  # type: ignore[arg-type] - an encoder
     facts = {fact for objective in plan.reduction.objectives.values() for fact in objective.requires.facts}
+    check_latent_tokens(plan.reduction.objectives, inputs.model.facts, plan.schedule.weight_decay)
+    reasoned = ReasonedReader(reader, prompts, inputs.model.facts.num_latent_tokens or 0)  # type: ignore[union-attr] - an encoder
 
     def examples_of(row: Row, name: str) -> list[Sentence]:
+        if "reasoning" in facts:
+            return reasoned(row, name)
         if "pairs" in facts:
             return _pair(row, name, reader, prompts, is_graded="grades" in facts)
         alike = 1.0 if row.similarity is None else row.similarity
         return [Sentence(ids, similarity=alike) for ids in reader(texts_of([prompted(row, prompts)]))]
 
     rows = SentenceRows.read(inputs.data, sentence_parts(examples_of))
+    reasoned.tell_cuts()
     encoder = load_encoder(inputs.model.path, plan.dtype, plan.device)
     plan.adaptation.method(encoder.model, plan.adaptation.first_block)
+    if latent_ids := reasoned.latent_ids:
+        train_latent_rows(encoder.model, latent_ids)
     student = EncoderStudent(encoder, plan.adaptation.exits)
     pool = _pooled(plan, inputs, rows)
     texts = SentenceTexts(plan.adaptation.exits, pool.widths)

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attar.compressors.distill.losses.embeddings import EmbeddingViews, SimilarityRows
+from attar.compressors.distill.losses.embeddings.taught import SimilarityRows
+from attar.compressors.distill.losses.embeddings.views import EmbeddingViews
 from attar.compressors.encode.encoder import SentenceEncoder, encoded
 from attar.compressors.images.classifier import ImageClassifier
 from attar.registry.artifacts.handles import AnyData, AnyModel

@@ -32,6 +32,14 @@ IMAGE_SMOKES: dict[str, dict[str, Any]] = {
     "sla": {"losses": {"labels": 1.0, "label_augmentation": 1.0}, "changes": image_quick(8)},
     "lsskd": {"losses": {"labels": 1.0, "stage_heads": 1.0}, "changes": image_quick(8)},
     "mdcs": {"losses": {"diverse_experts": 1.0}, "changes": image_quick(8, **{"digits.config.tail_fraction": 0.2})},
+    # a cut of most of a net that knows something, which a tiny net of four epochs hardly does
+    "taylor-channels": {
+        "losses": {"labels": 0.3, "forward_kl": 1.0},
+        "changes": image_quick(
+            8, **{"lesson.config.schedule.learning_rate": 1e-2, "thinner.config.size.parameter_fraction": 0.2}
+        ),
+        "until": "healed",
+    },
     "sd-darts": {
         "losses": {"labels": 0.3, "forward_kl": 1.0},
         "changes": image_quick(

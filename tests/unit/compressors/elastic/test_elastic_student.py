@@ -15,7 +15,7 @@ from attar.compressors.distill.loop.heldout import evaluate_heldout
 from attar.compressors.distill.loop.sentences import SentenceTexts
 from attar.compressors.distill.loop.step_loss import StepLoss, TaughtBatch, taught_by
 from attar.compressors.distill.loop.trainer import Trainer
-from attar.compressors.distill.losses.embeddings import SelfAttentionRelation, SimilarityRows
+from attar.compressors.distill.losses.embeddings.taught import SelfAttentionRelation, SimilarityRows
 from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.teachers.elastic import ElasticStudent
 from attar.compressors.distill.teachers.encoder import EncoderStudent

@@ -9,17 +9,17 @@ import torch
 
 from attar.compressors.distill.examples.sentences import Sentence, collated, sentence_batches
 from attar.compressors.distill.losses.divergences.hidden import QUERY_KEY_VALUE
-from attar.compressors.distill.losses.embeddings import (
-    EMBEDDING_LOSSES,
+from attar.compressors.distill.losses.embeddings.catalogue import EMBEDDING_LOSSES
+from attar.compressors.distill.losses.embeddings.taught import (
     EmbeddingDistance,
-    EmbeddingViews,
     SelfAttentionRelation,
     SimilarityRows,
     TokenDistance,
 )
+from attar.compressors.distill.losses.embeddings.views import EmbeddingViews
 
-# Those toward a teacher's vectors: pairs have grades, and a test of their own.
-TAUGHT = [name for name in EMBEDDING_LOSSES if not name.startswith("pair_")]
+# Those toward a teacher's vectors: pairs have grades, questions with a reasoning views of their own, and both tests of their own.
+TAUGHT = [name for name in EMBEDDING_LOSSES if not name.startswith(("pair_", "reasoned_"))]
 
 
 def views(seed: int = 0, noise: float = 0.3) -> EmbeddingViews:
