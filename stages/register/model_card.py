@@ -102,7 +102,9 @@ def _steps(release: Release) -> list[str]:
             continue
         settings = {name: _setting(step.config, path, name) for name, path in STEPS[step.stage].items()}
         parts = [f"{name} {value}" for name, value in settings.items() if value not in (None, "", {}, [])]
-        if step.stage == "prune":
+        if step.stage == "prune" and (subnet := step.facts.get("subnet")):
+            parts = [f"the sub-network of {subnet} of the model before it"]
+        elif step.stage == "prune":
             removed = fact_text(several(step.facts, "removed_blocks")) or "?"
             parts.insert(0, f"blocks {removed} of the model before it removed")
         if step.stage == "narrow":
