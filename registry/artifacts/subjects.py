@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Subject:
-    """What a model works on. `form`: facts that every such model and graph has from the start; models of no other subject have the first."""
+    """What a model works on. `form`: facts from the start; every such model and graph, and no other, has the first."""
 
     name: str
     words: str
@@ -22,7 +22,7 @@ class Subject:
 
 
 CAUSAL = Subject("causal", "a causal language model")
-ENCODER = Subject("encoder", "an encoder", form=("pooling", "is_normalized", "max_tokens"))
+ENCODER = Subject("encoder", "an encoder", form=("pooling", "is_normalized", "max_tokens", "num_latent_tokens"))
 DENOISER = Subject("denoiser", "a denoiser", form=("sample_size", "num_labels", "prediction"))
 # A classifier of words: what is of classifiers is of taggers, whose labels are tags.
 TAGGER = Subject("tagger", "a tagger", form=("reads_words", "labels", "num_subclasses", "max_tokens"))

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from pydantic import field_validator, model_validator
 
-from attar.compressors.distill.losses.embeddings import TOKEN_STATES
+from attar.compressors.distill.losses.embeddings.views import TOKEN_STATES
 from attar.compressors.distill.losses.objective import projections_read
 from attar.compressors.distill.losses.reduction import Reduction
 from attar.registry.artifacts.handles import AnyData, CompressorArtifact, FittedArtifact, ModelArtifact, Trainable

@@ -18,7 +18,7 @@ from attar.compressors.distill.losses.composite import Distil, Mean
 from attar.compressors.distill.losses.denoising.catalogue import DENOISING_LOSSES
 from attar.compressors.distill.losses.divergences.catalogue import CHUNKWISE, DIVERGENCES, LISTWISE
 from attar.compressors.distill.losses.divergences.hidden import HIDDEN_LOSSES
-from attar.compressors.distill.losses.embeddings import EMBEDDING_LOSSES
+from attar.compressors.distill.losses.embeddings.catalogue import EMBEDDING_LOSSES
 from attar.compressors.distill.losses.hidden_states import HiddenDistil
 from attar.compressors.distill.losses.listwise import ListwiseDistil
 from attar.compressors.distill.losses.objective import Objective

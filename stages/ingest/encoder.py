@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from attar.compressors.encode.encoder import SentenceEncoder
 from attar.registry.artifacts.facts import Facts
@@ -22,7 +22,16 @@ from attar.stages.artifacts.encoder.folder import (
     refuse_no_encoder,
     save_encoder,
 )
-from attar.stages.artifacts.encoder.modules_file import SentenceForm, stored_limit
+from attar.stages.artifacts.encoder.latent_tokens import (
+    LatentTokens,
+    add_latent_tokens,
+    grown,
+    latent_names,
+    num_latent_tokens,
+    refuse_too_many,
+    with_latent_tokens,
+)
+from attar.stages.artifacts.encoder.modules_file import SentenceForm, read_form, stored_limit
 from attar.stages.artifacts.encoder.proof import probe_vectors, prove_encoder
 from attar.stages.artifacts.model.folder import load_tokenizer, quiet_transformers
 from attar.stages.artifacts.model.older_form import write_older_tokenizer
@@ -41,6 +50,7 @@ from attar.stages.runtime.progress import note
 
 # What some tokenizers give for "no limit", 10^30.
 NO_LIMIT = 1_000_000
+LATENT_FIELD = "model.latent.num_tokens"
 # Positions that these families do not count from the first: their padding has the first two.
 OFFSET_FAMILIES = {"roberta": 2, "xlm-roberta": 2, "camembert": 2, "mpnet": 2}
 
@@ -75,7 +85,16 @@ class SentenceModel(StageConfig):
     document_prompt: str | None = None
     """What stands before every text of a corpus, such as "passage: "; null: as the folder says."""
 
+    latent: LatentTokens | None = None
+    """Latent tokens before each text, {num_tokens: 3}, in which a retriever thinks; null: as many as the folder has."""
+
     artifact: ClassVar[type[Artifact[Any]]] = EncoderArtifact
+
+    @model_validator(mode="after")
+    def _leaves_a_text_room(self) -> SentenceModel:
+        if self.latent is not None and self.max_tokens:
+            refuse_too_many(self.latent.num_tokens, self.max_tokens, 0, LATENT_FIELD, "model.max_tokens")
+        return self
 
 
 def check_text_source(source: ModelSource, strip_from_names: Sequence[str], kind: str = "encoder") -> None:
@@ -99,12 +118,23 @@ def encoder_forecast(source: ModelSource, config: SentenceModel) -> Facts:
     """Return the facts that can be told before fetching. That it is an encoder is one of them."""
     if source.scheme == "random":
         with torch.device("meta"):
-            model = random_encoder(source.parts["family"], **random_options(source))[0]
-        return encoder_facts(model, _form(None, config, model.config))
+            model, tokenizer = random_encoder(source.parts["family"], **random_options(source))
+        form = _form(None, config, model.config)
+        return _with_latent(encoder_facts(model, form), form, tokenizer, config)
     if source.scheme == "folder":
-        facts = folder_facts(source.path, default_form(source.path, *_wanted(config)))
-        return {**facts, "max_tokens": text_limit(source.path, config.max_tokens)}
-    return form_facts(default_form(None, *_wanted(config)))
+        form = _prompted(default_form(source.path, *_wanted(config)), source.path, config)
+        facts = {**folder_facts(source.path, form), "max_tokens": text_limit(source.path, config.max_tokens)}
+        return _with_latent(facts, form, load_tokenizer(source.path), config) if config.latent is not None else facts
+    return form_facts(_prompted(default_form(None, *_wanted(config)), None, config))
+
+
+def _with_latent(facts: Facts, form: SentenceForm, tokenizer: Any, config: SentenceModel) -> Facts:
+    """Return the facts of an encoder as latent tokens will make it. Raises ValueError for more than its texts leave room for."""
+    if config.latent is None:
+        return facts
+    num_special, words = tokenizer.num_special_tokens_to_add(), tokenizer.get_vocab()
+    refuse_too_many(config.latent.num_tokens, int(facts["max_tokens"]), num_special, LATENT_FIELD, "max_tokens")
+    return facts if latent_names(1)[0] in words else grown(facts, num_latent_tokens(form), len(words))
 
 
 def ingest_encoder(
@@ -123,6 +153,10 @@ def ingest_encoder(
         tokenizer = load_tokenizer(folder)
         model = load_encoder(folder, form=default_form(folder, *_wanted(config))).model
         form = _form(folder, config, model.config)
+    if count := num_latent_tokens(form):
+        num_special = tokenizer.num_special_tokens_to_add()
+        refuse_too_many(count, form.max_tokens, num_special, LATENT_FIELD, "max_tokens")
+        add_latent_tokens(model, tokenizer, count)
     encoder = SentenceEncoder(model, form.pooling).eval()
     expected = probe_vectors(encoder, "ingest_model")
     artifact = save_encoder(encoder, content, form)
@@ -141,7 +175,13 @@ def _form(folder: Path | None, config: SentenceModel, model_config: Any) -> Sent
     form, wanted = default_form(folder, *_wanted(config)), config.max_tokens
     longest = cut_length(model_config, wanted) if folder is None else text_limit(folder, wanted, model_config)
     form = SentenceForm(pooling=form.pooling, max_tokens=longest, settings=form.settings)
-    return form.with_prompts(config.query_prompt, config.document_prompt)
+    return _prompted(form, folder, config)
+
+
+def _prompted(form: SentenceForm, folder: Path | None, config: SentenceModel) -> SentenceForm:
+    """Return the form with the prompts and latent tokens that are asked for, else those of the folder."""
+    stored = read_form(folder) if folder is not None else None
+    return with_latent_tokens(form.with_prompts(config.query_prompt, config.document_prompt), config.latent, stored)
 
 
 def text_limit(folder: Path, wanted: int, model_config: Any = None) -> int:

@@ -14,9 +14,20 @@ from attar.compressors.distill.examples.chunks import Chunks
 
 Route = Literal["all", "correct", "wrong", "plain", "hinted"]
 # What an objective may need to know of sequences: that a policy drew them (the student, and with what probability), how a verifier or a
-# teacher judged them, that several answer one prompt, what `align` recorded, the class of each, that it is a pair, the pair's grade.
+# teacher judged them, that several answer one prompt, what `align` recorded, the class of each, that it is a pair, the pair's grade, how
+# its question was thought through.
 Fact = Literal[
-    "student_draws", "old_logprobs", "rewards", "groups", "pass_rates", "scores", "chunks", "labels", "pairs", "grades"
+    "student_draws",
+    "old_logprobs",
+    "rewards",
+    "groups",
+    "pass_rates",
+    "scores",
+    "chunks",
+    "labels",
+    "pairs",
+    "grades",
+    "reasoning",
 ]
 ROUTES: tuple[Route, ...] = ("all", "correct", "wrong", "plain", "hinted")
 

@@ -9,15 +9,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from attar.compressors.distill.examples.reasoning import ReasonedBatch, Reasoning
 from attar.compressors.distill.examples.sample_facts import SampleFacts
+from attar.compressors.elastic.space import Subnet
 
 
 @dataclass(frozen=True)
 class Sentence:
     """One text as token ids. Where the teacher was run once, its vector or logits of the text and the states that were pooled to it.
 
-    `label`: its class, -1 where it has none. `other`: of a pair the second text, and how alike the two are. `positions`: of a text whose words
-    are tagged, the first token of each, with the words' `tags`; its teacher's logits are a row a word.
+    `label`: its class, -1 where it has none. `other`: of a pair the second text, and how alike the two are; of a pair whose first text is a
+    question that was thought through also the `reasoning`. `positions`: of a text whose words are tagged, the first token of each, with the
+    words' `tags`; its teacher's logits are a row a word.
     """
 
     ids: Sequence[int]
@@ -29,6 +32,7 @@ class Sentence:
     similarity: float = 0.0
     positions: Sequence[int] = ()
     tags: Sequence[int] = ()
+    reasoning: Reasoning | None = None
 
     @property
     def labels(self) -> Sequence[int]:
@@ -37,17 +41,18 @@ class Sentence:
 
     @property
     def num_tokens(self) -> int:
-        return len(self.ids) + len(self.other)
+        return sum(map(len, self.rows))
 
     @property
     def rows(self) -> tuple[Sequence[int], ...]:
         """Its texts, each a row of a batch."""
-        return (self.ids, self.other) if self.other else (self.ids,)
+        explicit = () if self.reasoning is None else (self.reasoning.ids,)
+        return (self.ids, self.other, *explicit) if self.other else (self.ids,)
 
 
 @dataclass(frozen=True)
 class SentenceBatch:
-    """Several texts, padded on the right; a position is a text. Of pairs each has two rows, one behind the other.
+    """Several texts, padded on the right; a position is a text. Of pairs each has two rows, or three with a reasoning, one behind the other.
 
     `words`: of tagged texts row and column of each word's first token. A position is a word then.
     """
@@ -60,6 +65,9 @@ class SentenceBatch:
     labels: Int[Tensor, "N"] | None = None
     similarities: Float[Tensor, "N"] | None = None
     words: Int[Tensor, "2 N"] | None = None
+    # of an elastic student: those that run
+    subnets: tuple[Subnet, ...] = ()
+    reasoned: ReasonedBatch | None = None
 
     @property
     def num_positions(self) -> int:
@@ -102,6 +110,7 @@ def collated(sentences: Sequence[Sentence]) -> SentenceBatch:
     for row, text in enumerate(texts):
         ids[row, : len(text)] = torch.tensor(list(text))
         mask[row, : len(text)] = 1
+    reasonings = [sentence.reasoning for sentence in sentences if sentence.reasoning is not None]
     words = [(row, column) for row, sentence in enumerate(sentences) for column in sentence.positions]
     return SentenceBatch(
         ids,
@@ -112,6 +121,7 @@ def collated(sentences: Sequence[Sentence]) -> SentenceBatch:
         torch.tensor([label for sentence in sentences for label in sentence.labels]),
         torch.tensor([sentence.similarity for sentence in sentences]) if len(texts) > len(sentences) else None,
         torch.tensor(words).T if words else None,
+        ReasonedBatch.of(reasonings, ids.shape[1]) if reasonings else None,
     )
 
 

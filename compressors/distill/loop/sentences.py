@@ -8,10 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
+from attar.compressors.distill.examples.reasoning import STEP_STATES
 from attar.compressors.distill.examples.sentences import Sentence, SentenceBatch, sentence_batches
 from attar.compressors.distill.loop.copies import kind_of_copy
 from attar.compressors.distill.loop.modality import Means
-from attar.compressors.distill.losses.embeddings import EMBEDDINGS, TOKEN_STATES, EmbeddingViews
+from attar.compressors.distill.losses.divergences.hidden import QUERY_KEY_VALUE
+from attar.compressors.distill.losses.embeddings.views import EMBEDDINGS, TOKEN_STATES, EmbeddingViews
 from attar.compressors.distill.losses.objective import Observed, Whole
 from attar.compressors.distill.losses.token_stats import TokenStats
 from attar.compressors.distill.teachers.outputs import Teachers
@@ -40,16 +42,22 @@ class SentenceTexts:
         self, student: Any, output: Tensor, batch: SentenceBatch, teachers: Teachers, means: Means
     ) -> dict[str, Observed]:
         named = {name: getattr(teachers, name) for name in ("teacher", "past", "anchor")}
-        others = {name: outputs.states["hidden"] for name, outputs in named.items() if outputs is not None}
+        others: dict[str, Any] = {
+            name: outputs.states["hidden"] for name, outputs in named.items() if outputs is not None
+        }
         others["teacher_tokens"] = teachers.teacher_states.get(TOKEN_STATES)
-        tokens = student.projections.get(TOKEN_STATES)
+        for side, states in (("student", student.projections), ("teacher", teachers.teacher_states)):
+            others[f"{side}_projections"] = {name: states[name] for name in QUERY_KEY_VALUE if name in states}
+        others["sequences"] = batch.attention_mask.to(output.device).nonzero()[:, 0]
+        pairs = {"similarities": batch.similarities, "has_steps": batch.reasoned and batch.reasoned.has_steps}
+        tokens, steps = (student.projections.get(name) for name in (TOKEN_STATES, STEP_STATES))
         views: dict[str, EmbeddingViews] = {}
         for index, depth in enumerate(self.exits):
-            own = None if tokens is None else tokens[index]
-            kind = kind_of_copy(EMBEDDINGS, exit_name(depth))
-            views[kind] = EmbeddingViews(output[index], student_tokens=own, similarities=batch.similarities, **others)
+            own = {"student_tokens": tokens, "steps": steps}
+            own = {name: states if states is None else states[index] for name, states in own.items()}
+            views[kind_of_copy(EMBEDDINGS, exit_name(depth))] = EmbeddingViews(output[index], **own, **pairs, **others)
         if not self.exits:
-            views[EMBEDDINGS] = EmbeddingViews(output, student_tokens=tokens, similarities=batch.similarities, **others)
+            views[EMBEDDINGS] = EmbeddingViews(output, student_tokens=tokens, steps=steps, **pairs, **others)
         for kind, some in [*views.items()] if self.widths else ():
             assert some.teacher is not None, "a pool was run once, over every text"
             parts = some.teacher.split(list(self.widths.values()), dim=-1)

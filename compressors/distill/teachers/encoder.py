@@ -9,10 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attar.compressors.distill.examples.reasoning import STEP_STATES
 from attar.compressors.distill.examples.sentences import SentenceBatch
+from attar.compressors.distill.teachers.student import projected
 from attar.compressors.distill.teachers.trained_model import TrainedModel
 from attar.compressors.encode.early_exits import states_after
 from attar.compressors.encode.encoder import SentenceEncoder
+from attar.compressors.encode.projections import projection_names
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Vectors:
 class EncoderStudent(nn.Module):
     """A sentence encoder under training, pooling included: of a batch it makes a vector a text.
 
-    `reads` the states of the tokens, where a loss does: those of the last forward pass are in `projections`.
+    `reads` the states of the tokens, or of latent tokens and steps, where a loss does: those of the last forward pass are in `projections`.
     `exits`: numbers of blocks behind each of which it makes them; as a teacher it speaks from the last.
     """
 
@@ -51,10 +54,14 @@ class EncoderStudent(nn.Module):
         """Return the vectors of the batch's texts; with exits those of each, [E, N, D]."""
         device = self.model.device
         mask = batch.attention_mask.to(device)
-        with states_after(self.model, self.exits) as at_exits:
+        names = projection_names(self.model, self.reads)
+        with states_after(self.model, self.exits) as at_exits, projected(self.model, [*names.values()]) as made:
             last = self.model(input_ids=batch.input_ids.to(device), attention_mask=mask).last_hidden_state
         states = torch.stack(at_exits) if self.exits else last
-        self.projections = {name: states[..., mask.bool(), :] for name in self.reads}
+        self.projections = {
+            name: made[names[name]][mask.bool()] if name in names else _projected(name, states, batch, mask.bool())
+            for name in self.reads
+        }
         return torch.stack([self.pooling(some, mask) for some in states]) if self.exits else self.pooling(states, mask)
 
     def outputs(self, batch: SentenceBatch, weights: Mapping[str, Tensor] | None = None) -> Vectors:
@@ -63,6 +70,14 @@ class EncoderStudent(nn.Module):
         if not self.exits:
             return Vectors(vectors, self.projections)
         return Vectors(vectors[-1], {name: states[-1] for name, states in self.projections.items()})
+
+
+def _projected(name: str, states: Tensor, batch: SentenceBatch, mask: Tensor) -> Tensor:
+    """Return what a loss reads of a batch's states beside their pooled vectors."""
+    if name != STEP_STATES:
+        return states[..., mask, :]
+    assert batch.reasoned is not None, "questions bring their reasoning where a loss reads its steps"
+    return batch.reasoned.states(states)
 
 
 def recorded_vectors(student: TrainedModel, batch: SentenceBatch) -> Vectors:

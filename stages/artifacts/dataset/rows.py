@@ -12,6 +12,8 @@ from typing import Any, Literal
 # Learned; read by what chooses (early stop, best state, a fitted share, a teacher, merge weights); read by what is reported.
 Split = Literal["train", "choose", "heldout"]
 HELDOUT_PIECE = 16
+# Between two steps of a reasoning.
+STEP_BREAK = "\n\n"
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Row:
     similarity: float | None = None
     # ids of the texts of a corpus that answer the question, where the data names them
     positives: list[str] = field(default_factory=list)
+    # how the question is thought through before its answer: steps with a blank line between two
+    reasoning: str = ""
     # of a text in `question` whose spans are known: label, first character and the one behind the last of each; its words where it came as those
     spans: list[dict[str, Any]] | None = None
     words: list[str] = field(default_factory=list)

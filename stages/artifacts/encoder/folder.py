@@ -14,6 +14,7 @@ from attar.compressors.models.blocks import decoder_blocks
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import EncoderArtifact, EncoderGraphArtifact
 from attar.registry.artifacts.kinds.encoder_facts import EncoderFacts
+from attar.stages.artifacts.encoder.latent_tokens import num_latent_tokens
 from attar.stages.artifacts.encoder.modules_file import SentenceForm, form_files, read_form, write_form
 from attar.stages.artifacts.model.folder import config_facts, quiet_transformers
 from attar.stages.artifacts.model.load_report import dtype_of, read_reported, refuse_not_finite, refuse_report
@@ -117,6 +118,7 @@ def form_facts(form: SentenceForm) -> Facts:
         "pooling": form.pooling.kind,
         "is_normalized": form.pooling.is_normalized,
         "max_tokens": form.max_tokens,
+        **({"num_latent_tokens": count} if (count := num_latent_tokens(form)) else {}),
     }
 
 
@@ -146,7 +148,8 @@ def default_form(folder: Path | None, pooling: str, is_normalized: bool | None, 
 
 def described(facts: EncoderFacts) -> str:
     """Return an encoder's form in words, for a note."""
-    return f"{facts.pooling} pooling{', normalized' if facts.is_normalized else ''}, texts cut at {facts.max_tokens} tokens"
+    latent = f", {facts.num_latent_tokens} latent tokens" if facts.num_latent_tokens else ""
+    return f"{facts.pooling} pooling{', normalized' if facts.is_normalized else ''}, texts cut at {facts.max_tokens} tokens{latent}"
 
 
 def read_whole(

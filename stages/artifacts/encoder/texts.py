@@ -43,6 +43,26 @@ class TextReader:
             raise ValueError(f"text {empty[0]} has no tokens; accepted: texts with one at least")
         return ids
 
+    @property
+    def num_special(self) -> int:
+        """How many tokens of its own the tokenizer puts around a text."""
+        return self._tokenizer.num_special_tokens_to_add()
+
+    def token_ids(self, names: Sequence[str]) -> list[int]:
+        """Return the ids of words of the tokenizer."""
+        return self._tokenizer.convert_tokens_to_ids(list(names))
+
+    def located(self, text: str, locations: Sequence[Location]) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return the token ids of a text, and where its parts are. Of each the first token and the one behind its last, if before the cut."""
+        made = self._tokenizer(text, add_special_tokens=True, return_offsets_mapping=True, **self._limit)
+        parts = []
+        for start, end in locations:
+            own = [
+                index for index, (first, last) in enumerate(made.offset_mapping) if max(first, start) < min(last, end)
+            ]
+            parts += [(own[0], own[-1] + 1)] if own else []
+        return made.input_ids, parts
+
     def aligned(
         self, texts: Sequence[str], locations: Sequence[Sequence[Location]]
     ) -> Iterator[tuple[list[int], list[int]]]:

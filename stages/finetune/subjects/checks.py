@@ -28,6 +28,7 @@ from attar.stages.finetune.subjects.encoder import check_encoder_training
 from attar.stages.finetune.subjects.images import check_image_training, check_image_views
 from attar.stages.finetune.subjects.masked import check_masked_training
 from attar.stages.finetune.subjects.pools import check_pool
+from attar.stages.finetune.subjects.reasoned import check_latent_tokens
 
 CHECKS: dict[Subject, Callable[..., None]] = {
     ENCODER: check_encoder_training,
@@ -57,6 +58,7 @@ def check_subject(config: FinetuneConfig, model: Facts, data: Sequence[Facts], t
         check(config, has_teacher=bool(teacher) or reads_grades(config, model))
     else:
         refuse_other_views(objectives)
+    check_latent_tokens(objectives, model, config.schedule.weight_decay)
     check_pool(config, model)
     refuse_other_data(model, data)
     if config.rows.classes and subject is not DENOISER:

@@ -13,13 +13,17 @@ from torch import Tensor
 
 from attar.compressors.distill.examples.sentences import Sentence
 from attar.compressors.distill.loop.sentences import SentenceTexts
-from attar.compressors.distill.losses.embeddings import EMBEDDINGS
+from attar.compressors.distill.losses.divergences.hidden import QUERY_KEY_VALUE
+from attar.compressors.distill.losses.embeddings.catalogue import EMBEDDING_LOSSES
+from attar.compressors.distill.losses.embeddings.views import EMBEDDINGS
 from attar.compressors.distill.losses.objective import Objective, projections_read
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.encoder import EncoderStudent, recorded_vectors
 from attar.compressors.distill.teachers.recorded import RecordedOutputs
 from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself, TeacherSource
+from attar.compressors.distill.teachers.trained_model import TrainedModel
 from attar.compressors.encode.encoder import SentenceEncoder, encoded, length_batches
+from attar.compressors.encode.latent_tokens import train_latent_rows
 from attar.compressors.models.slots import pad_right
 from attar.registry.artifacts.handles import DatasetArtifact, Trainable
 from attar.registry.artifacts.subjects import ENCODER
@@ -29,9 +33,11 @@ from attar.stages.artifacts.encoder.folder import form_of, load_encoder
 from attar.stages.artifacts.encoder.texts import TextReader, prompted, texts_of
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.plan import TrainingPlan
+from attar.stages.finetune.subjects.elastic import elastic_training
 from attar.stages.finetune.subjects.examples import ExampleRows, PartOf, assembled
 from attar.stages.finetune.subjects.limits import refuse_language_settings, refuse_no_teacher
 from attar.stages.finetune.subjects.pools import Pooled, same_class
+from attar.stages.finetune.subjects.reasoned import ReasonedReader, check_latent_tokens
 from attar.stages.finetune.training_run import TrainingRun
 from attar.stages.runtime.progress import bar
 
@@ -42,8 +48,8 @@ def check_encoder_training(config: FinetuneConfig, *, has_teacher: bool) -> None
     if any(paired.values()) and not all(paired.values()):
         other = next(name for name, is_paired in paired.items() if not is_paired)
         raise ValueError(
-            f"objectives.{other} reads single texts, and the other objectives pairs; accepted: pair_distance and pair_contrast alone, or "
-            "neither"
+            f"objectives.{other} reads single texts, and the other objectives pairs; accepted: pair_distance, pair_contrast and reasoned_* "
+            "alone, or none of them"
         )
     if not any(paired.values()):
         refuse_no_teacher(config, ENCODER, has_teacher=has_teacher)
@@ -51,7 +57,17 @@ def check_encoder_training(config: FinetuneConfig, *, has_teacher: bool) -> None
         if objective.requires.views != EMBEDDINGS:
             raise ValueError(
                 f"objectives.{name} reads {objective.requires.views} of a causal language model, and the model is an encoder; "
-                "accepted: similarity_rows, embedding_distance, token_distance, pair_distance, pair_contrast"
+                f"accepted: {', '.join(EMBEDDING_LOSSES)}"
+            )
+        if config.adapt.exits and {*QUERY_KEY_VALUE} & {*objective.requires.projections}:
+            raise ValueError(
+                f"objectives.{name} reads queries, keys and values of the last block, but adapt.exits is {list(config.adapt.exits)}; accepted: "
+                "no exits, or objectives between vectors"
+            )
+        if config.adapt.kind == "elastic" and config.adapt.moves_width and objective.requires.compares_numbers:
+            raise ValueError(
+                f"objectives.{name} compares vectors number by number, but sub-networks of adapt have another width or order; accepted: "
+                "similarity_rows, self_attention_relation"
             )
     refuse_language_settings(config, ENCODER)
 
@@ -89,22 +105,31 @@ def build_encoder_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path)
     reader = TextReader.of(inputs.model, plan.rows.max_tokens)
     prompts = form_of(inputs.model).prompts  # type: ignore[arg-type] - an encoder
     facts = {fact for objective in plan.reduction.objectives.values() for fact in objective.requires.facts}
+    check_latent_tokens(plan.reduction.objectives, inputs.model.facts, plan.schedule.weight_decay)
+    reasoned = ReasonedReader(reader, prompts, inputs.model.facts.num_latent_tokens or 0)  # type: ignore[union-attr] - an encoder
 
     def examples_of(row: Row, name: str) -> list[Sentence]:
+        if "reasoning" in facts:
+            return reasoned(row, name)
         if "pairs" in facts:
             return _pair(row, name, reader, prompts, is_graded="grades" in facts)
         alike = 1.0 if row.similarity is None else row.similarity
         return [Sentence(ids, similarity=alike) for ids in reader(texts_of([prompted(row, prompts)]))]
 
     rows = SentenceRows.read(inputs.data, sentence_parts(examples_of))
+    reasoned.tell_cuts()
     encoder = load_encoder(inputs.model.path, plan.dtype, plan.device)
     plan.adaptation.method(encoder.model, plan.adaptation.first_block)
+    if latent_ids := reasoned.latent_ids:
+        train_latent_rows(encoder.model, latent_ids)
     student = EncoderStudent(encoder, plan.adaptation.exits)
     pool = _pooled(plan, inputs, rows)
-    teacher_sources, rows = _teacher_sources(plan, inputs, student, pool.rows)
     texts = SentenceTexts(plan.adaptation.exits, pool.widths)
-    sources = teacher_sources | pool.sources(recorded_vectors)
-    return assembled(pool.planned(plan), student, rows, texts, sources, workdir)
+    plan, student, modality = elastic_training(
+        pool.planned(plan), student, texts, lambda model: EncoderStudent(SentenceEncoder(model, encoder.pooling))
+    )
+    teacher_sources, rows = _teacher_sources(plan, inputs, student, pool.rows)
+    return assembled(plan, student, rows, modality, teacher_sources | pool.sources(recorded_vectors), workdir)
 
 
 def _pooled(plan: TrainingPlan, inputs: FinetuneInputs, rows: SentenceRows) -> Pooled:
@@ -147,7 +172,7 @@ def _pair(row: Row, name: str, reader: TextReader, prompts: tuple[str, str], *, 
 
 
 def _teacher_sources(
-    plan: TrainingPlan, inputs: FinetuneInputs, student: EncoderStudent, rows: SentenceRows
+    plan: TrainingPlan, inputs: FinetuneInputs, student: TrainedModel, rows: SentenceRows
 ) -> tuple[dict[ViewName, TeacherSource], SentenceRows]:
     """Return who speaks beside the student, and the texts with the teacher's vectors where it is run once.
 

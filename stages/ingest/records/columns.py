@@ -34,6 +34,9 @@ class ColumnsConfig(StageConfig):
     row_id: str = ""
     """Column with a row's own id, by which `positives` of another data set name it; empty: rows are numbered."""
 
+    reasoning: str = ""
+    """Column with how a question is thought through, beside its answer: text, its steps with a blank line between two, or a list of steps."""
+
     messages: str = ""
     """Column with a conversation (role/content or from/value); empty: messages or conversations, where there is no question column."""
 
@@ -47,6 +50,10 @@ class ColumnsConfig(StageConfig):
     @model_validator(mode="after")
     def _one_way(self) -> ColumnsConfig:
         given = [name for name in ("similarity", "positives", "spans", "tags") if getattr(self, name)]
+        if self.reasoning and given:
+            raise ValueError(
+                f"columns names reasoning and {given[0]}; accepted: a reasoning beside questions with their answers alone"
+            )
         if len(given) > 1 and set(given) & {"spans", "tags"}:
             raise ValueError(f"columns names {given[0]} and {given[1]}; accepted: one of them")
         return self

@@ -13,7 +13,7 @@ from attar.compressors.catalogue import did_you_mean
 from attar.stages.artifacts.dataset.answer_checks import ANSWER_CHECKS
 from attar.stages.artifacts.dataset.cells import BlankCellError, is_blank, is_unicode, text_cell
 from attar.stages.artifacts.dataset.dialogues import TOOL_COLUMNS, turns_of
-from attar.stages.artifacts.dataset.rows import Row
+from attar.stages.artifacts.dataset.rows import STEP_BREAK, Row
 from attar.stages.artifacts.dataset.spans import as_cells, read_spans, read_tags
 from attar.stages.ingest.records.choices import Choices, choices_of
 from attar.stages.ingest.records.labels import AnswerForm, Labelled, answer_indices
@@ -36,6 +36,7 @@ class Columns:
     spans: str
     tags: str
     row_id: str
+    reasoning: str
     answer_form: AnswerForm
     assistant_turns: Literal["every", "last"]
     blank_rows: Literal["refuse", "drop"]
@@ -45,12 +46,17 @@ class Columns:
     @property
     def of_questions(self) -> tuple[str, ...]:
         """The columns of a question with its answer."""
-        return self.question, self.answer, self.choices, self.row_id, *self.beside
+        return self.question, self.answer, self.choices, self.row_id, *self.wanted
 
     @property
     def beside(self) -> tuple[str, ...]:
         """The columns that stand in an answer's stead, or say how alike it is to the question."""
         return tuple(filter(None, (self.similarity, self.positives, self.spans, self.tags)))
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """Those columns, and that of the reasoning where a question has its answer and that too."""
+        return (self.reasoning, *self.beside) if self.reasoning else self.beside
 
 
 @dataclass
@@ -121,7 +127,7 @@ def _rows(record: Mapping[str, Any], columns: Columns, name: str, made: TypedRow
     choices = None if columns.beside else choices_of(record.get(columns.choices), columns.choices)
     is_told = choices is not None and choices.marked_index is not None
     answer_columns = () if is_told or (columns.beside and not columns.similarity) else (columns.answer,)
-    for column in (columns.question, *answer_columns, *columns.beside):
+    for column in (columns.question, *answer_columns, *columns.wanted):
         if column not in record:
             raise ValueError(f"has no column {column!r}.{_known(column, record)}")
     if columns.tags:
@@ -137,10 +143,19 @@ def _rows(record: Mapping[str, Any], columns: Columns, name: str, made: TypedRow
         if not is_told and is_blank(record[columns.answer]):
             text_cell(record[columns.answer], columns.answer)  # says what is blank
         verifier = "choice" if columns.verifier == "auto" else columns.verifier
-        return [Row(id=name, question=question, verifier=verifier)], choices
+        return [Row(id=name, question=question, verifier=verifier, reasoning=_reasoning(record, columns))], choices
     answer = text_cell(record[columns.answer], columns.answer, takes_numbers=True)
-    verifier = _verifier(record, columns)
-    return [Row(id=name, question=question, answer=answer, verifier=verifier)], None
+    row = Row(id=name, question=question, answer=answer, verifier=_verifier(record, columns))
+    return [row.with_changes(reasoning=_reasoning(record, columns))], None
+
+
+def _reasoning(record: Mapping[str, Any], columns: Columns) -> str:
+    """Return how a question is thought through, a list of steps as one text; nothing where no column holds it."""
+    if not columns.reasoning:
+        return ""
+    cell = record[columns.reasoning]
+    steps = cell if isinstance(cell, list) else [cell]
+    return STEP_BREAK.join(text_cell(step, columns.reasoning) for step in steps or [None])
 
 
 def _name(record: Mapping[str, Any], columns: Columns, numbered: str) -> str:

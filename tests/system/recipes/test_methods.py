@@ -17,7 +17,7 @@ from attar.registry.artifacts.handles import Artifact
 from attar.registry.artifacts.store import Store
 from attar.stages.finetune.training_run import MEASURE
 from tests.system.node_by_node import run_nodes
-from tests.system.recipes.encoder_smokes import EXITS, POOL, SMALL_ENCODER, SPANS, encoder_quick
+from tests.system.recipes.encoder_smokes import ENCODER_SMOKES
 from tests.system.recipes.image_smokes import IMAGE_SMOKES
 from tests.system.recipes.masked_smokes import MASKED_SMOKES
 from tests.system.tiny_models import NUM_CHOOSE, NUM_HELDOUT, NUM_QUESTIONS
@@ -159,34 +159,6 @@ SMOKES = {
         source="weak",
         changes={**short("answers", 2), **quick(tokens_per_step=2048, tokens_per_micro_batch=8192, num_epochs=6)},
     ),
-    "lelp": Smoke(
-        {"lelp": 1.0},
-        changes={
-            "original.config.source": SMALL_ENCODER,
-            "wide.config.source": SMALL_ENCODER,
-            # its own data: two classes that hide four kinds of requests each
-            "questions.config.source": "jsonl:shipped/requests.jsonl",
-            "questions.config.verifier": "auto",
-            "questions.config.max_rows": 80,
-            "pruned.config.blocks": [1],
-            **encoder_quick("lesson", num_epochs=4),
-            **encoder_quick("student", num_epochs=6),
-        },
-    ),
-    "ade": Smoke({"labels": 1.0}, share=0.8, changes=SPANS),
-    "trans-encoder": Smoke(
-        {"pair_distance": 1.0},
-        changes={
-            "original.config.source": SMALL_ENCODER,
-            "fresh_scorer.config.source": SMALL_ENCODER,
-            "questions.config.source": "jsonl:shipped/sentences.jsonl",
-            "questions.config.verifier": "auto",
-            "questions.config.max_rows": 40,
-            "pruned.config.blocks": [1],
-            **encoder_quick("lesson", num_epochs=2),
-            **encoder_quick("student", num_epochs=6),
-        },
-    ),
     "mend": Smoke(
         # the second stage's answers are beyond vectors before a model that knows another task: the KL alone
         {"forward_kl": 1.0},
@@ -204,11 +176,7 @@ SMOKES = {
             "condensed_scores.config.max_new_tokens": 4,
         },
     ),
-    "hierarchical-self-distillation": Smoke(
-        {f"pair_contrast_exit_{depth}": depth / 3 for depth in (1, 2, 3)}, share=0.95, changes=EXITS, until="scores"
-    ),
-    "distill-weighted": Smoke({"labels": 0.5, "forward_kl_teacher_1": 0.5}, share=0.92, changes=POOL),
-    **{name: Smoke(**smoke) for name, smoke in (IMAGE_SMOKES | MASKED_SMOKES).items()},
+    **{name: Smoke(**smoke) for name, smoke in (IMAGE_SMOKES | ENCODER_SMOKES | MASKED_SMOKES).items()},
     "cross-tokenizer-alm": Smoke({"alm": 1.0}, changes=quick(learning_rate=0.003)),
     "anchored-decoding": Smoke(
         {"next_token": 1.0},

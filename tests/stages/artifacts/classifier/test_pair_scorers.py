@@ -10,7 +10,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, BertTokenizerFast
 
 from attar.compressors.distill.examples.sentences import Sentence, collated
-from attar.compressors.distill.losses.embeddings import EmbeddingViews, PairDistance
+from attar.compressors.distill.losses.embeddings.pairs import PairDistance
+from attar.compressors.distill.losses.embeddings.views import EmbeddingViews
 from attar.compressors.encode.classifier import segments
 from attar.compressors.encode.encoder import encoded
 from attar.registry.artifacts.handles import (

@@ -11,6 +11,7 @@ from attar.compressors.encode.encoder import encoded
 from attar.registry.artifacts.handles import EncoderArtifact
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.encoder.folder import load_encoder
+from attar.stages.artifacts.encoder.latent_tokens import latent_names
 from attar.stages.artifacts.encoder.texts import TextReader
 from attar.stages.prune.config import PruneConfig, PruneInputs
 from attar.stages.prune.stage import prune
@@ -51,6 +52,16 @@ def test_a_question_and_a_text_stand_behind_the_prompts_that_it_reads(store: Sto
     for encode, prompt in ((model.encode_query, "query: "), (model.encode_document, "passage: ")):
         expected = encoded(load_encoder(own.path), reader([prompt + text for text in NAMES]))
         assert torch.allclose(encode(list(NAMES), convert_to_tensor=True), expected, atol=1e-5)
+
+
+def test_a_question_and_a_text_are_thought_through_as_here(store: Store) -> None:
+    own = encoder_of(store, "random:roberta?num_blocks=2&hidden_size=32", max_tokens=24, latent={"num_tokens": 3})
+    model, names = sentence_transformers.SentenceTransformer(str(own.path), device="cpu"), "".join(latent_names(3))
+    expected = encoded(load_encoder(own.path), TextReader(own.path, 24)([names + text for text in TEXTS]))
+    plain = encoded(load_encoder(own.path), TextReader(own.path, 24)(TEXTS))
+    for encode in (model.encode_query, model.encode_document):
+        assert torch.allclose(encode(TEXTS, convert_to_tensor=True), expected, atol=1e-5)
+    assert not torch.allclose(expected, plain, atol=1e-2)
 
 
 def test_a_folder_that_it_writes_comes_in_as_it_is(store: Store, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from attar.compressors.distill.examples.sentences import Sentence, SentenceBatch
 from attar.compressors.distill.examples.steps import Clock
 from attar.compressors.distill.loop.copies import at_exits
 from attar.compressors.distill.loop.sentences import SentenceTexts
-from attar.compressors.distill.losses.embeddings import EmbeddingDistance, PairContrast, TokenDistance
+from attar.compressors.distill.losses.embeddings.pairs import PairContrast
+from attar.compressors.distill.losses.embeddings.taught import EmbeddingDistance, TokenDistance
 from attar.compressors.distill.losses.objective import Objective
 from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.losses.weights.coefficients import LinearRamp

@@ -1,43 +1,27 @@
-"""Losses between the vectors that student and teacher make of the same texts. They are over a batch's texts, at once."""
+"""Losses toward the vectors that a teacher makes of the same texts. They are over a batch's texts, at once."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from attar.compressors.distill.examples.sentences import SentenceBatch
+from attar.compressors.distill.losses.divergences.hidden import QUERY_KEY_VALUE, AttentionRelation
+from attar.compressors.distill.losses.embeddings.views import (
+    EMBEDDINGS,
+    TOKEN_STATES,
+    EmbeddingViews,
+    refuse_temperature,
+)
 from attar.compressors.distill.losses.objective import Objective, Requires, Terms
 from attar.compressors.distill.losses.views import ViewName
 
-# The kind of views that an encoder gives, and what it gives beside vectors: the states that are pooled, a token each.
-EMBEDDINGS = "embeddings"
-TOKEN_STATES = "token_states"
-
-
-@dataclass(frozen=True)
-class EmbeddingViews:
-    """Vectors of the same N texts: the student's, and those of whoever is read beside it."""
-
-    student: Float[Tensor, "N D"]
-    teacher: Float[Tensor, "N E"] | None = None
-    past: Float[Tensor, "N E"] | None = None
-    anchor: Float[Tensor, "N E"] | None = None
-    # states of the last block at the texts' M tokens, where a loss reads them
-    student_tokens: Float[Tensor, "M D"] | None = None
-    teacher_tokens: Float[Tensor, "M E"] | None = None
-    # of pairs, each of whose texts has a row, one behind the other
-    similarities: Float[Tensor, "N"] | None = None
-
-    def of_teacher(self) -> Float[Tensor, "N E"]:
-        """Return the teacher's vectors. Raises ValueError where there is none."""
-        if self.teacher is None:
-            raise ValueError("the objective reads 'teacher', but nothing stands behind it in this training")
-        return self.teacher
+# What a loss between vectors of one width needs.
+_NUMBERS = Requires(views=EMBEDDINGS, sources=frozenset({"teacher"}), compares_numbers=True)
 
 
 @dataclass(frozen=True)
@@ -50,7 +34,7 @@ class SimilarityRows:
     temperature: float = 0.05
 
     def __post_init__(self) -> None:
-        _check_temperature(self.temperature)
+        refuse_temperature(self.temperature)
 
     @property
     def requires(self) -> Requires:
@@ -88,7 +72,7 @@ class EmbeddingDistance:
 
     @property
     def requires(self) -> Requires:
-        return Requires(views=EMBEDDINGS, sources=frozenset({"teacher"}))
+        return _NUMBERS
 
     def num_terms(self, batch: SentenceBatch) -> int:
         return batch.num_positions
@@ -116,7 +100,7 @@ class TokenDistance:
 
     @property
     def requires(self) -> Requires:
-        return Requires(views=EMBEDDINGS, sources=frozenset({"teacher"}), projections=(TOKEN_STATES,))
+        return replace(_NUMBERS, projections=(TOKEN_STATES,))
 
     def num_terms(self, batch: SentenceBatch) -> int:
         return int(batch.attention_mask.sum())
@@ -132,64 +116,35 @@ class TokenDistance:
 
 
 @dataclass(frozen=True)
-class PairDistance:
-    """(cosine of a pair's two vectors - its similarity)^2, the loss of sentence-transformers for graded pairs. https://arxiv.org/abs/1908.10084"""
+class SelfAttentionRelation:
+    """How the tokens of a text relate in the last block, from the teacher's: see AttentionRelation. https://arxiv.org/abs/2012.15828
+
+    Widths and numbers of heads may differ; `num_relation_heads` divides every width. kl: in nats a token.
+    """
+
+    num_relation_heads: int = 1
+    by: Literal["squared", "kl"] = "kl"
+
+    def __post_init__(self) -> None:
+        AttentionRelation(num_relation_heads=self.num_relation_heads, by=self.by)
 
     @property
     def requires(self) -> Requires:
-        return Requires(views=EMBEDDINGS, facts=frozenset({"pairs", "grades"}))
+        return Requires(views=EMBEDDINGS, sources=frozenset({"teacher"}), projections=QUERY_KEY_VALUE)
 
     def num_terms(self, batch: SentenceBatch) -> int:
-        return 0 if batch.similarities is None else len(batch.similarities)
+        return int(batch.attention_mask.sum())
 
     def terms(self, views: EmbeddingViews) -> Terms:
-        if views.similarities is None:
-            raise ValueError("pair_distance reads pairs of texts with a similarity, and these are single texts")
-        cosines = nn.functional.cosine_similarity(views.student[0::2].float(), views.student[1::2].float(), dim=-1)
-        values = (cosines - views.similarities.to(cosines.device)).square()
+        if not views.teacher_projections or views.sequences is None:
+            raise ValueError("self_attention_relation reads a live teacher's queries, keys and values; there are none")
+        teacher = {name: states.detach() for name, states in views.teacher_projections.items()}
+        relation = AttentionRelation(num_relation_heads=self.num_relation_heads, by=self.by)
+        values = relation(views.student_projections, teacher, views.sequences)
         return Terms(values, torch.ones_like(values, dtype=torch.bool))
 
     def held_out(self, moving: Collection[ViewName]) -> Objective | None:
-        return self
-
-
-@dataclass(frozen=True)
-class PairContrast:
-    """Cross-entropy of a text's own pair among all of the micro-batch, in nats. Softmax of cosine / temperature, mean of both ways.
-
-    What lies side by side is alike, all else apart: of a larger micro-batch it asks more. https://arxiv.org/abs/2103.00020
-    """
-
-    temperature: float = 0.05
-
-    def __post_init__(self) -> None:
-        _check_temperature(self.temperature)
-
-    @property
-    def requires(self) -> Requires:
-        return Requires(views=EMBEDDINGS, facts=frozenset({"pairs"}))
-
-    def num_terms(self, batch: SentenceBatch) -> int:
-        count = 0 if batch.similarities is None else len(batch.similarities)
-        return count if count > 1 else 0
-
-    def terms(self, views: EmbeddingViews) -> Terms:
-        if views.similarities is None:
-            raise ValueError("pair_contrast reads pairs of texts, and these are single texts")
-        first, second = (nn.functional.normalize(views.student[side::2].float(), dim=-1) for side in (0, 1))
-        scores = first @ second.T / self.temperature
-        own = torch.arange(len(scores), device=scores.device)
-        ways = [nn.functional.cross_entropy(some, own, reduction="none") for some in (scores, scores.T)]
-        values = (ways[0] + ways[1]) / 2
-        return Terms(values, torch.full_like(values, len(values) > 1, dtype=torch.bool))
-
-    def held_out(self, moving: Collection[ViewName]) -> Objective | None:
-        return self
-
-
-def _check_temperature(temperature: float) -> None:
-    if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}; accepted: above 0")
+        return None if "teacher" in moving else self
 
 
 def _check_by(by: str) -> None:
@@ -207,12 +162,3 @@ def _apart(name: str, by: str, student: Tensor, teacher: Tensor) -> Tensor:
     if by == "cosine":
         return 1.0 - nn.functional.cosine_similarity(student, teacher, dim=-1)
     return (student - teacher).square().mean(dim=-1)
-
-
-EMBEDDING_LOSSES: dict[str, type[Objective]] = {
-    "similarity_rows": SimilarityRows,
-    "embedding_distance": EmbeddingDistance,
-    "token_distance": TokenDistance,
-    "pair_distance": PairDistance,
-    "pair_contrast": PairContrast,
-}
