@@ -1,6 +1,6 @@
 """Sub-networks of an elastic encoder (AutoDistil): the searched one beside the same sizes cut bare, trained alone, and others of its budget.
 
-python benchmarks/quality/autodistil.py HOME PAIRS_TRAIN.jsonl PAIRS_TEST.jsonl [MORE.jsonl ...] [--steps=160] [--budget=0.5] [--ranked=6]
+python benchmarks/encoders/autodistil.py HOME PAIRS_TRAIN.jsonl PAIRS_TEST.jsonl [MORE.jsonl ...] [--steps=160] [--budget=0.5] [--ranked=6]
 
 PAIRS: sentence1, sentence2, score. MORE: files of sentence1 and sentence2. Training reads texts alone, of the train files; Spearman is of
 PAIRS_TEST. One elastic training; the sub-network nearest to the original within the budget is taken out and not trained on. Beside it: the same
@@ -22,7 +22,7 @@ from attar.registry.artifacts.environment import configure_process
 from attar.registry.release.figures import HIGH, LOW
 
 sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
-from result_file import recorded
+from result_file import RESULTS, recorded
 
 SPACE = {"blocks": [3, 4], "width": [192, 288], "heads": [6, 9], "channels": [768]}
 TRAINING: dict[str, Any] = {
@@ -122,4 +122,4 @@ def _spearman(bench: Bench, model: Any, test: Any) -> str:
 
 
 if __name__ == "__main__":
-    recorded(main)
+    recorded(main, folder=RESULTS / "encoders")
