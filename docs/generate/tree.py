@@ -27,7 +27,7 @@ WORDS = {
     "benchmarks/": "Timings and studies, side by side with peers; never part of the tests.",
     "benchmarks/experts/": "A small mixture of experts by sparse upcycling, and fewer of its experts by each method.",
     "benchmarks/families/": "Every family of causal language models, tiny and random: what can be cut, repaired and exported.",
-    "benchmarks/encoders/": "Sentence encoders and small classifiers: what halves keep, exits, subclasses, texts a second beside sentence-transformers.",
+    "benchmarks/encoders/": "Sentence encoders and classifiers: what half of one keeps, exits, subclasses, texts a second beside a peer.",
     "benchmarks/operate/": "What operating costs: starting, triggers, servers under load, the demo, workers that die.",
     "benchmarks/quality/": "What choices of science cost: windows, scans, patches, widths, top k, part of the vocabulary.",
     "benchmarks/mutation/": "Wrong versions of the science that no test notices, counted over all sittings.",
