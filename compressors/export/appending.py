@@ -16,7 +16,7 @@ from attar.compressors.models.runner import positions_of
 def run_appending(
     session: Any,
     ports: Sequence[tuple[str, str]],
-    tensors: Sequence[np.ndarray],
+    tensors: Sequence[Tensor],
     input_ids: Int[Tensor, "B T"],
     attention_mask: Int[Tensor, "B S"],
 ) -> Float[Tensor, "B T V"]:
@@ -25,6 +25,7 @@ def run_appending(
     The graph puts a new column behind all others. A row that ends earlier is told so by the mask: the column at its end, which is
     still empty, is hidden, the last one is seen, and what the graph put there goes to the row's end. `ports`: a tensor's names.
     """
+    input_ids, attention_mask = input_ids.cpu(), attention_mask.cpu()
     num_rows, num_new = input_ids.shape
     num_past = attention_mask.shape[1] - num_new
     ends, shown = _ends(attention_mask), attention_mask
@@ -35,11 +36,11 @@ def run_appending(
     feeds = {"input_ids": input_ids, "attention_mask": shown, "position_ids": positions_of(shown, num_new)}
     inputs = {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in feeds.items()}
     for (past, _), tensor in zip(ports, tensors, strict=True):
-        inputs[past] = np.ascontiguousarray(tensor[:, :, :num_past])
+        inputs[past] = tensor[:, :, :num_past].contiguous().cpu().numpy()
     logits, *grown = session.run(["logits", *(present for _, present in ports)], inputs)
-    for tensor, present in zip(tensors, grown, strict=True):
+    for tensor, present in zip(tensors, map(torch.from_numpy, grown), strict=True):
         if num_new == 1:
-            tensor[np.arange(num_rows), :, ends.numpy()] = present[:, :, -1]
+            tensor[torch.arange(num_rows), :, ends] = present[:, :, -1].to(tensor.device)
         else:
             tensor[:, :, num_past : num_past + num_new] = present[:, :, num_past:]
     return torch.from_numpy(logits)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -16,7 +17,15 @@ from attar.compressors.export.names import APPENDED, CACHE, FIRST_VECTOR, GROWIN
 from attar.compressors.models.runner import positions_of
 from attar.compressors.models.slots import Slots, pad_right, prefill_chunks
 
-CPU = "CPUExecutionProvider"
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+# Types of a graph's caches and logits as onnxruntime names them, and what ONNX numbers them, which a binding takes.
+DTYPES = {
+    "tensor(float)": torch.float32,
+    "tensor(float16)": torch.float16,
+    "tensor(bfloat16)": torch.bfloat16,
+    "tensor(int8)": torch.int8,
+}
+ELEMENTS = {torch.float32: 1, torch.int8: 3, torch.int64: 7, torch.float16: 10, torch.bfloat16: 16}
 # The graph gives logits for every token; where only the last are wanted, rows are run in groups whose others stay below this.
 MAX_UNREAD_BYTES = 32 * 2**20
 
@@ -35,21 +44,29 @@ class OnnxRunner:
         if actual != provider:
             raise ValueError(f"onnxruntime runs on {actual}, not on {provider}: its library or driver is missing")
         self.session = session
-        self.device = torch.device("cpu")  # where logits and cache lie, wherever the session computes
+        # where ids, logits and cache lie: beside the provider where torch has its memory too, else in the machine's
+        self.device = torch.device("cuda" if provider == CUDA and torch.cuda.is_available() else "cpu")
         past = [entry for entry in session.get_inputs() if entry.name.startswith(f"{PAST}.")]
         # of each tensor: its names coming in and going out, and its size behind the batch, 0 for the columns of keys and values
         self.ports = [(entry.name, entry.name.replace(PAST, PRESENT, 1)) for entry in past]
         self.sizes = [tuple(dim if isinstance(dim, int) else 0 for dim in entry.shape[1:]) for entry in past]
+        self.dtypes = [DTYPES[entry.type] for entry in past]
         self.is_appending = session.get_modelmeta().custom_metadata_map.get(CACHE) == APPENDED
         self.has_states = any(not name.endswith(GROWING) for name, _ in self.ports)
         self._vocab_size = session.get_outputs()[0].shape[2]
         prefix = next((entry for entry in session.get_inputs() if entry.name == PREFIX), None)
         # where the graph takes vectors it wants some in every run: one that no id names
-        self._vectors = None if prefix is None else np.zeros((1, prefix.shape[1]), np.float32)
+        self._vectors = None if prefix is None else torch.zeros(1, prefix.shape[1], device=self.device)
 
     @property
     def torch_model(self) -> None:
         return None
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Bytes of the keys and values of one token, over all blocks."""
+        columns = [(size, dtype) for size, dtype in zip(self.sizes, self.dtypes, strict=True) if 0 in size]
+        return sum(math.prod(dim or 1 for dim in size) * dtype.itemsize for size, dtype in columns)
 
     def forward(
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B S"], cache: Any, last_only: bool
@@ -84,14 +101,14 @@ class OnnxRunner:
             raise ValueError("the graph has no input for vectors; export it with format.takes_prefix: true")
         if vectors.shape[1] != self._vectors.shape[1]:
             raise ValueError(f"vectors of width {vectors.shape[1]} for a graph of width {self._vectors.shape[1]}")
-        self._vectors = np.ascontiguousarray(vectors.float().numpy())
+        self._vectors = vectors.float().contiguous().to(self.device)
         first = int(self.session.get_modelmeta().custom_metadata_map[FIRST_VECTOR])
         return range(first, first + len(vectors))
 
     def open_slots(self, num_rows: int, num_prompt: int, num_new: int) -> Slots:
         return OnnxSlots(self, num_rows, num_prompt + num_new)
 
-    def bind(self, tensors: Sequence[np.ndarray]) -> tuple[Any, list[tuple[np.ndarray, np.ndarray]]]:
+    def bind(self, tensors: Sequence[Tensor]) -> tuple[Any, list[tuple[Tensor, Tensor]]]:
         """Return a binding of a cache that is read and written, and its states as (read, written).
 
         A state is read while the next one is written: it goes beside and is copied, a small thing next to keys and values.
@@ -100,44 +117,55 @@ class OnnxRunner:
         for (past, present), tensor in zip(self.ports, tensors, strict=True):
             written = tensor
             if not past.endswith(GROWING):
-                written = np.empty_like(tensor)
+                written = torch.empty_like(tensor)
                 states.append((tensor, written))
-            for bind, name, array in ((binding.bind_input, past, tensor), (binding.bind_output, present, written)):
-                bind(name, "cpu", 0, np.float32, list(array.shape), array.ctypes.data)
+            _bind(binding.bind_input, past, tensor)
+            _bind(binding.bind_output, present, written)
         return binding, states
 
     def run(
         self, binding: Any, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B S"]
     ) -> Float[Tensor, "B T V"]:
         """Run the graph over a bound cache and return the logits."""
-        logits = torch.empty(*input_ids.shape, self._vocab_size)
+        logits = torch.empty(*input_ids.shape, self._vocab_size, device=self.device)
         feeds = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "position_ids": positions_of(attention_mask, input_ids.shape[1]),
         }
-        feeds = {name: tensor.contiguous() for name, tensor in feeds.items()}  # kept alive until the run is over
+        if self._vectors is not None:
+            feeds[PREFIX] = self._vectors
+        feeds = {
+            name: tensor.to(self.device).contiguous() for name, tensor in feeds.items()
+        }  # kept until the run is over
         for name, tensor in feeds.items():
-            binding.bind_input(name, "cpu", 0, np.int64, list(tensor.shape), tensor.data_ptr())
-        if (vectors := self._vectors) is not None:
-            binding.bind_input(PREFIX, "cpu", 0, np.float32, list(vectors.shape), vectors.ctypes.data)
-        binding.bind_output("logits", "cpu", 0, np.float32, list(logits.shape), logits.data_ptr())
+            _bind(binding.bind_input, name, tensor)
+        _bind(binding.bind_output, "logits", logits)
+        if self.device.type == "cuda":  # onnxruntime has a stream of its own, which does not wait for torch's
+            torch.cuda.current_stream(self.device).synchronize()
         self.session.run_with_iobinding(binding)
         return logits
+
+
+def _bind(bind: Callable[..., None], name: str, tensor: Tensor) -> None:
+    """Bind a tensor where it lies. It must stay alive as long as the binding is used."""
+    device = tensor.device
+    bind(name, device.type, device.index or 0, ELEMENTS[tensor.dtype], list(tensor.shape), tensor.data_ptr())
 
 
 class OnnxCache:
     """Keys and values of all blocks for some rows, with room for `capacity` columns."""
 
-    def __init__(self, runner: OnnxRunner, num_rows: int, capacity: int, tensors: Sequence[np.ndarray] = ()) -> None:
+    def __init__(self, runner: OnnxRunner, num_rows: int, capacity: int, tensors: Sequence[Tensor] = ()) -> None:
         # zeros: what a mask hides must still be finite, and a state begins with nothing
         self.tensors = list(tensors) or [
-            np.zeros((num_rows, *(dim or capacity for dim in size)), np.float32) for size in runner.sizes
+            _zeros((num_rows, *(dim or capacity for dim in size)), dtype, runner.device)
+            for size, dtype in zip(runner.sizes, runner.dtypes, strict=True)
         ]
         self.capacity = capacity
         self._runner = runner
         self._binding: Any = None
-        self._states: list[tuple[np.ndarray, np.ndarray]] = []
+        self._states: list[tuple[Tensor, Tensor]] = []
 
     def reserve(self, num_columns: int) -> None:
         """Make room for so many columns; twice what is there at least, so that a growing text is copied seldom."""
@@ -164,8 +192,15 @@ class OnnxCache:
             self._binding, self._states = self._runner.bind(self.tensors)
         logits = self._runner.run(self._binding, input_ids, attention_mask)
         for state, written in self._states:
-            np.copyto(state, written)
+            state.copy_(written)
         return logits
+
+
+def _zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    if device.type != "cpu":
+        return torch.zeros(*shape, dtype=dtype, device=device)
+    # numpy's take no memory before they are written, and most of a cache may never be
+    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(*shape)
 
 
 class OnnxSlots:
@@ -180,7 +215,7 @@ class OnnxSlots:
         for row in rows:
             for size, tensor in zip(self._runner.sizes, self._cache.tensors, strict=True):
                 if 0 not in size:
-                    tensor[row] = 0.0  # the state of whoever had the row before
+                    tensor[row] = 0  # the state of whoever had the row before
         for chunk in prefill_chunks(rows, prompts):
             # samples of one prompt share its pass
             unique = list(dict.fromkeys(tuple(prompt[:-1]) for _, prompt in chunk))

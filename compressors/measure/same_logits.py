@@ -21,6 +21,8 @@ NUM_PROMPTS, NUM_PROMPT_TOKENS, NUM_DECODED_TOKENS = 3, 16, 8
 SAME_KERNELS = {torch.float32: 1e-4, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 # The same numbers added in another order: one token at a time, or without the terms that are zero. 24 blocks in float32 came to 1.2e-4.
 OTHER_ORDER = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+# With keys and values in codes of 8 bits, where a sum in another order may fall on the next code.
+OTHER_CODES = 5e-2
 
 
 def probe_ids(vocab_size: int, device: torch.device | str = "cpu") -> Int[Tensor, "B T"]:

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
+from attar.stages.artifacts.model.safe_folder import read_object
+
 PAGE = Path(__file__).parent / "assets"
 LOOPBACK = "127.0.0.1"
 # WebAssembly has addresses of 32 bits: graph, weights and cache must fit together.
@@ -46,6 +48,16 @@ def page_files(form: Path, libraries: Mapping[str, Path]) -> dict[str, Path]:
     files |= {f"/lib/{name}": path for name, path in libraries.items()}
     # where transformers.js looks: the graph in a folder `onnx` beside its config
     return files | {f"/model/{'onnx/' * name.startswith('model.onnx')}{name}": path for name, path in own.items()}
+
+
+def precision_of(form: Path) -> str:
+    """Return the type of a graph's floats, as its config tells transformers.js. Raises ValueError for bfloat16, which no browser has."""
+    precision = (read_object(form / "config.json").get("transformers.js_config") or {}).get("kv_cache_dtype", "float32")
+    if precision not in ("float32", "float16"):
+        raise ValueError(
+            f"{form.name} is in {precision}; accepted in a browser: float32, float16, and integers beside float32"
+        )
+    return str(precision)
 
 
 def page_app(files: Mapping[str, Path], about: Mapping[str, Any]) -> App:

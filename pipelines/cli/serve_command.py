@@ -70,7 +70,7 @@ def try_in_browser(
 ) -> None:
     """Serve a page that runs a registered ONNX form in the browser: a chat, with tokens a second."""
     from attar.pipelines.browser.npm_packages import library_files
-    from attar.pipelines.browser.page_server import LOOPBACK, page_app, page_files, serve_page
+    from attar.pipelines.browser.page_server import LOOPBACK, page_app, page_files, precision_of, serve_page
     from attar.registry.artifacts.environment import attar_home
     from attar.registry.release.cached_copy import find_release
 
@@ -84,6 +84,7 @@ def try_in_browser(
         files = page_files(folder, libraries)
         own = {path.name: path.stat().st_size for url, path in files.items() if url.startswith("/model/")}
         about = {"name": release.name, "version": release.number, "form": chosen, "files": own}
+        about["precision"] = precision_of(folder)
         app = page_app(files, {**about, "bytes": sum(own.values())})
         serve_page(app, port, lambda: tell(f"http://{LOOPBACK}:{port} has the page; Ctrl-C stops it"))
     tell("stopped")

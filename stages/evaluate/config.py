@@ -210,10 +210,15 @@ class EvaluateInputs:
     prefix: PrefixArtifact | None = None
 
 
-def refuse_provider(config: EvaluateConfig, is_graph: bool) -> None:
-    """Raise ValueError for a provider of onnxruntime where no graph is measured."""
+def refuse_provider(config: EvaluateConfig, model: Facts, *, is_graph: bool) -> None:
+    """Raise ValueError for a provider where no graph is measured, and for one without the graph's kernels."""
     if config.provider != CPU and not is_graph:
         raise ValueError(f"provider is {config.provider!r}, but the model is no ONNX graph; accepted: {CPU!r}")
+    if config.provider == CPU and model.get("precision") == "bfloat16":
+        raise ValueError(
+            f"provider is {CPU!r}, which has no products in bfloat16, but the graph is in it; accepted: CUDAExecutionProvider and other "
+            "GPUs', or a graph in float16"
+        )
 
 
 def refuse_fills(config: EvaluateConfig, beside: Sequence[Facts]) -> None:

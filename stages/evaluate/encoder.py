@@ -62,7 +62,7 @@ def encoder_evaluation_forecast(config: EvaluateConfig, inputs: Mapping[str, tup
         raise ValueError(
             f"input text is a corpus or text to predict, and the model is {subject.words}; accepted: tasks alone"
         )
-    refuse_provider(config, model.get("format") == "onnx")
+    refuse_provider(config, model, is_graph=model.get("format") == "onnx")
     num_parameters = float(model.get("num_parameters", 0))
     num_rows = num_questions_of(inputs["tasks"], config.max_rows)
     flops = FORWARD * float(model.get("num_matmul_parameters", num_parameters)) * num_rows * TOKENS_PER_ROW

@@ -19,10 +19,10 @@ from attar.stages.artifacts.encoder.texts import TextReader
 from attar.stages.artifacts.model.size_forecast import exported
 from attar.stages.artifacts.model.tokenizer_files import copy_tokenizer
 from attar.stages.artifacts.onnx_folder import JS_CONFIG, write_graph
-from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.artifacts.text_models import TEXT_MODELS
 from attar.stages.export.config import ExportConfig, ExportInputs
 from attar.stages.export.formats.onnx import OnnxFormat
+from attar.stages.export.onnx.rounded import ALLOWANCE, in_precision, proof_session, rounded_facts
 from attar.stages.runtime.progress import bar, metric, note
 
 # Largest difference of a log-probability, in nats: other sums of the same float32 numbers are a hundredth of it apart.
@@ -43,18 +43,19 @@ def export_classifier_graph(config: ExportConfig, inputs: ExportInputs, content:
     steps = bar("tracing the graph", 1, "steps")
     graph = export_classifier(classifier, form.opset, reads_words=classes.reads_words)
     steps.advance()
-    write_graph(graph, content)
+    write_graph(in_precision(form, graph), content)
     write_graph_companions(folder, content, classes)
-    runners = (classifier, GraphEncoder(open_session(content), CPU, LOGITS))
+    runners = (classifier, GraphEncoder(proof_session(content, form), CPU, LOGITS))
     expected, actual = (models.rows(runner, ids).log_softmax(dim=-1) for runner in runners)
     difference = float((expected - actual).abs().max())
     metric("max_logprob_difference", difference)
     note(f"the graph's log-probabilities of {len(texts)} texts are torch's to {difference:.1e} nats")
-    if not difference <= MAX_DIFFERENCE:
+    if not difference <= (limit := MAX_DIFFERENCE * ALLOWANCE[form.precision]):
         raise ValueError(
-            f"the exported graph is not the {classes.head.kind}: a log-probability differs by {difference:.2g} nats; accepted: {MAX_DIFFERENCE:g}"
+            f"the exported graph is not the {classes.head.kind}: a log-probability differs by {difference:.2g} nats; accepted: {limit:g}"
         )
-    made = {**exported(facts), **form_of(facts), "num_subclasses": 1, "max_logprob_difference": difference}
+    made = {**exported(facts), **form_of(facts), **rounded_facts(form), "num_subclasses": 1}
+    made["max_logprob_difference"] = difference
     return classes.head.graph.at(content, made)
 
 

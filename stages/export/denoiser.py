@@ -37,7 +37,8 @@ def sampler_graph_forecast(config: ExportConfig, model: Facts, given: Mapping[st
     """Return what the graph will be. Raises ValueError for what no denoiser has: other formats, text, steps that do not meet."""
     accepted = "format.opset, format.num_steps, num_prompts"
     others = [name for name in given if name != "guidance"]
-    form = graph_form(config, DENOISER, others, takes="guidance", accepted=accepted, more=["max_logit_difference"])
+    more = ["max_logit_difference"]
+    form = graph_form(config, DENOISER, others, takes="guidance", accepted=accepted, more=more, has_halves=False)
     for adapter in given.get("guidance", ()):
         check_guidance(adapter)
     if model.get("num_timesteps", 0) % form.num_steps:

@@ -25,11 +25,11 @@ from attar.stages.artifacts.encoder.texts import TextReader, texts_of
 from attar.stages.artifacts.model.size_forecast import exported, stored_bytes, without_blocks
 from attar.stages.artifacts.model.tokenizer_files import copy_tokenizer
 from attar.stages.artifacts.onnx_folder import JS_CONFIG, write_graph
-from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.contract import Forecast
 from attar.stages.export.config import ExportConfig, ExportInputs
 from attar.stages.export.formats.onnx import EarlyExits, OnnxFormat
 from attar.stages.export.limits import graph_form
+from attar.stages.export.onnx.rounded import ALLOWANCE, in_precision, proof_session, rounded_facts
 from attar.stages.runtime.progress import bar, metric, note
 
 # Largest difference of a number of a vector: other sums of the same float32 numbers are a hundredth of it apart.
@@ -44,7 +44,7 @@ def encoder_graph_forecast(config: ExportConfig, model: Facts, other_inputs: Col
     form = graph_form(config, subject_of(model), other_inputs)
     num_blocks = int(model.get("num_blocks", 0))
     num_removed = num_blocks - form.exit if form.exit and num_blocks else 0
-    facts = {**exported({**model, **without_blocks(model, num_removed)}), **form_of(model)}
+    facts = {**exported({**model, **without_blocks(model, num_removed)}), **form_of(model), **rounded_facts(form)}
     facts |= {"early_exits": form.early.exits} if form.early is not None else {}
     facts |= {"num_subclasses": 1} if "num_subclasses" in facts else {}  # the graph sums them
     num_bytes = 4.0 * float(model.get("num_parameters", 0))
@@ -80,16 +80,20 @@ def export_encoder_graph(config: ExportConfig, inputs: ExportInputs, content: Pa
         else export_early(encoder, form.early.exits, form.early.min_agreement, form.opset)
     )
     steps.advance()
-    write_graph(graph, content)
+    write_graph(in_precision(form, graph), content)
     write_companions(folder, content, encoder.model.config.to_dict() if form.exit else {})
-    difference = _difference(encoder, open_session(content), ids, form.early)
+    difference, limit = (
+        _difference(encoder, proof_session(content, form), ids, form.early),
+        MAX_DIFFERENCE * ALLOWANCE[form.precision],
+    )
     metric("max_vector_difference", difference)
     note(f"the graph's vectors of {len(texts)} texts are torch's to {difference:.1e}")
-    if not difference <= MAX_DIFFERENCE:
+    if not difference <= limit:
         raise ValueError(
-            f"the exported graph is not the encoder: a number of a vector differs by {difference:.2g}; accepted: {MAX_DIFFERENCE:g}"
+            f"the exported graph is not the encoder: a number of a vector differs by {difference:.2g}; accepted: {limit:g}"
         )
-    made = {**exported({**facts, **sizes_of(encoder.model)}), **form_of(facts), "max_vector_difference": difference}
+    made = {**exported({**facts, **sizes_of(encoder.model)}), **form_of(facts), **rounded_facts(form)}
+    made["max_vector_difference"] = difference
     made |= {"early_exits": form.early.exits} if form.early is not None else {}
     return EncoderGraphArtifact.at(content, made)
 

@@ -21,11 +21,11 @@ from attar.stages.artifacts.images.folder import load_classifier
 from attar.stages.artifacts.images.pixels import PROCESSOR, PixelReader, pixel_batches
 from attar.stages.artifacts.model.size_forecast import stored_bytes
 from attar.stages.artifacts.onnx_folder import write_graph
-from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.contract import Forecast
 from attar.stages.export.config import ExportConfig, ExportInputs
 from attar.stages.export.formats.onnx import OnnxFormat
 from attar.stages.export.limits import graph_form
+from attar.stages.export.onnx.rounded import ALLOWANCE, in_precision, proof_session, rounded_facts
 from attar.stages.runtime.progress import bar, metric, note
 
 # Largest difference of a log-probability, in nats: other sums of the same float32 numbers are a tenth of it apart.
@@ -35,8 +35,7 @@ AT_ONCE = 32
 
 def image_graph_forecast(config: ExportConfig, model: Facts, other_inputs: Collection[str]) -> Forecast:
     """Return what the graph will be. Raises ValueError for what no image classifier has: other formats, guidance, text that it writes."""
-    graph_form(config, IMAGES, other_inputs)
-    facts = graph_facts(model)
+    facts = graph_facts(model) | rounded_facts(graph_form(config, IMAGES, other_inputs))
     num_bytes = 4.0 * float(model.get("num_parameters", 0))
     return Forecast(facts, peak_memory_bytes=3.0 * num_bytes, disk_bytes=stored_bytes(facts))
 
@@ -49,10 +48,10 @@ def export_image_graph(config: ExportConfig, inputs: ExportInputs, content: Path
     classifier = load_classifier(model.path, torch.float32)
     steps = bar("tracing the graph", 1, "steps")
     height, width = model.facts.image_size
-    opset = cast(OnnxFormat, config.format).opset
-    graph = export_classifier(classifier, (height, width), model.facts.num_channels, opset)
+    form = cast(OnnxFormat, config.format)
+    graph = export_classifier(classifier, (height, width), model.facts.num_channels, form.opset)
     steps.advance()
-    write_graph(graph, content)
+    write_graph(in_precision(form, graph), content)
     for name in (PROCESSOR, "config.json"):
         shutil.copy2(model.path / name, content / name)
     reader, stored = PixelReader(model.path, model.facts.num_channels), ImageBytes(data)
@@ -60,13 +59,14 @@ def export_image_graph(config: ExportConfig, inputs: ExportInputs, content: Path
     images = [reader.stored(data, row, stored) for row in rows]
     expected, actual = (
         logits_of(runner, pixel_batches(images, AT_ONCE)).log_softmax(dim=-1)
-        for runner in (classifier, GraphClassifier(open_session(content), CPU))
+        for runner in (classifier, GraphClassifier(proof_session(content, form), CPU))
     )
     difference = float((expected - actual).abs().max())
     metric("max_logprob_difference", difference)
     note(f"the graph's log-probabilities of {len(images)} images are torch's to {difference:.1e}")
-    if not difference <= MAX_DIFFERENCE:
+    if not difference <= (limit := MAX_DIFFERENCE * ALLOWANCE[form.precision]):
         raise ValueError(
-            f"the exported graph is not the classifier: a log-probability differs by {difference:.2g}; accepted: {MAX_DIFFERENCE:g}"
+            f"the exported graph is not the classifier: a log-probability differs by {difference:.2g}; accepted: {limit:g}"
         )
-    return ImageGraphArtifact.at(content, {**graph_facts(model.facts), "max_logprob_difference": difference})
+    made = {**graph_facts(model.facts), **rounded_facts(form), "max_logprob_difference": difference}
+    return ImageGraphArtifact.at(content, made)

@@ -64,6 +64,11 @@ def _forecast(config: ExportConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
         refuse_exits(form, model)
     if (forecast := FORECASTS.get(subject_of(model))) is not None:
         return forecast(config, model, {name: inputs[name] for name in ("guidance", "text") if inputs.get(name)})
+    if inputs.get("guidance") and form.kind == "onnx" and form.is_rounded:
+        field = f"precision is {form.precision!r}" if form.precision != "float32" else "cache.kind is 'int8'"
+        raise ValueError(
+            f"format.{field}, but the node has the input guidance; accepted: precision float32 and cache float"
+        )
     if inputs.get("guidance") and not ROOMS[form.kind].takes_guidance(form):
         is_graph = form.kind == "onnx"
         field = "format.operators is 'standard'" if is_graph else f"format.kind is {form.kind!r}"
@@ -75,13 +80,13 @@ def _makes(config: ExportConfig, kind: type[Artifact] | None) -> type[Artifact]:
     return GRAPHS.get(kind.subject if kind else CAUSAL, config.format.makes)
 
 
-@stage("export", version=4, forecast=_forecast, output=_makes, follows="model")
+@stage("export", version=5, forecast=_forecast, output=_makes, follows="model")
 def export(
     config: ExportConfig, inputs: ExportInputs, workdir: Path
 ) -> AnyGraph | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact | SamplerGraphArtifact:
     """Write a model in the form that a runtime reads, and compare that with torch on real prompts.
 
-    onnx: float32, external data, what other runtimes read beside it. gguf: one file with tokenizer and template, and a Modelfile.
+    onnx: in float32 or 16 bits, external data, what other runtimes read beside it. gguf: one file with tokenizer and template, and a Modelfile.
     compressed_tensors: a folder in 8 or 4 bits, codes chosen on the data's training rows, the loss held to limits on its held-out ones.
     openvino, ctranslate2: a folder in the runtime's own form, in floats or 8 bits, which that runtime reads beside torch.
     Of an encoder a graph that pools and normalizes itself, compared by its vectors; of a classifier, of texts or images, one that gives a

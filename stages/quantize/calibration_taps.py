@@ -136,5 +136,6 @@ def _feeds(graph: ir.Graph, sample: Sequence[int]) -> dict[str, np.ndarray]:
     for entry in graph.inputs:
         if entry.name not in feeds:
             num_heads, head_size = (int(entry.shape[axis]) for axis in (1, 3))  # type: ignore[index, arg-type]
-            feeds[str(entry.name)] = np.zeros((1, num_heads, 0, head_size), np.float32)  # a cache that is empty
+            kind = entry.dtype.numpy()  # type: ignore[union-attr]
+            feeds[str(entry.name)] = np.zeros((1, num_heads, 0, head_size), kind)  # a cache that is empty
     return feeds

@@ -13,6 +13,7 @@ from torch import Tensor
 from attar.compressors.export.runtime import OnnxRunner
 from attar.compressors.measure.same_logits import (
     NUM_DECODED_TOKENS,
+    OTHER_CODES,
     OTHER_ORDER,
     decoded_difference,
     difference,
@@ -40,13 +41,11 @@ def prove_graph(
     graph = read_graph(content)
     set_float_inputs(graph.graph)
     session = open_session(content, graph=_serialized(graph), is_frugal=True)
-    error, cached = (
-        difference(expected, _logits(session, vocab_size)),
-        decoded_difference(OnnxRunner(session), vocab_size),
-    )
+    runner = OnnxRunner(session)
+    error, cached = difference(expected, _logits(session, vocab_size)), decoded_difference(runner, vocab_size)
     metric("proof_rounded_error", error)
     metric("proof_cache_error", cached)
-    allowed = OTHER_ORDER[torch.float32]
+    allowed = OTHER_CODES if torch.int8 in runner.dtypes else OTHER_ORDER[torch.float32]
     if not error <= allowed:
         raise ValueError(
             f"quantize: the written graph computes otherwise than with the numbers that its integers stand for, {error:.2g} of the largest "

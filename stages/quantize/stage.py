@@ -92,6 +92,11 @@ def _refuse_graph(config: QuantizeConfig, model: Facts) -> None:
             "the input's graph may end before its last block, and its later blocks lie in branches, which are not read; accepted: a graph of "
             "export without format.early"
         )
+    if "precision" in model:
+        raise ValueError(
+            f"weights.bits is {config.weights.bits}, but the input's graph is in {model['precision']}, rounded already; accepted: a graph of "
+            "export with format.precision float32"
+        )
     if model.get("operators") == "standard":
         raise ValueError(
             f"weights.bits is {config.weights.bits}, but the input's graph has ONNX' own operators alone, and products with weights in 8 or "

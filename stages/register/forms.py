@@ -20,14 +20,14 @@ PLAIN_WORDS = ("none", "weights")
 
 
 def forms_by_folder(graphs: Iterable[AnyGraph | SamplerGraphArtifact], others: Iterable[Form]) -> dict[str, Form]:
-    """Return the forms by their folder in the version, graphs first: `onnx` has float32 weights, `onnx-int8` or `gguf-q8_0` say theirs.
+    """Return the forms by their folder in the version, graphs first: `onnx` has float32 weights, `onnx-float16` or `gguf-q8_0` say theirs.
 
     Raises ValueError for two of a kind, which would need one folder.
     """
     forms: dict[str, Form] = {}
     # MLmodel lists the first graph
     for slot, given in (
-        ("onnx", sorted(graphs, key=lambda graph: quantization(graph) != "none")),
+        ("onnx", sorted(graphs, key=lambda graph: folder_of(graph) != OnnxArtifact.kind)),
         ("forms", list(others)),
     ):
         for form in given:
@@ -42,9 +42,11 @@ def forms_by_folder(graphs: Iterable[AnyGraph | SamplerGraphArtifact], others: I
 
 
 def folder_of(form: Form) -> str:
-    """Return the name of a form's folder in the version. Its format, how its weights are held, a graph's operators unless the usual."""
+    """Return the name of a form's folder in the version. Its format, how its weights are held; of a graph what else is not the usual."""
     words = [word for word in quantization(form).lower().split() if word not in PLAIN_WORDS]
-    return "-".join([format_of(form), *words, *([str(form.facts["operators"])] if "operators" in form.facts else [])])
+    words += [str(form.facts[name]) for name in ("precision", "operators") if name in form.facts]
+    words += [f"{form.facts['cache']}-cache"] if "cache" in form.facts else []
+    return "-".join([format_of(form), *words])
 
 
 def format_of(form: Form) -> str:

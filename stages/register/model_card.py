@@ -91,7 +91,8 @@ def _wording(facts: Facts) -> Wording:
 
 def _weights(facts: Facts) -> str:
     held = str(facts.get("quantization", "none"))
-    return held if held != "none" else str(facts.get("dtype", "float32"))
+    held = held if held != "none" else str(facts.get("precision", facts.get("dtype", "float32")))
+    return f"{held}, keys and values {facts['cache']}" if "cache" in facts else held
 
 
 def _steps(release: Release) -> list[str]:
@@ -101,7 +102,9 @@ def _steps(release: Release) -> list[str]:
             continue
         settings = {name: _setting(step.config, path, name) for name, path in STEPS[step.stage].items()}
         parts = [f"{name} {value}" for name, value in settings.items() if value not in (None, "", {}, [])]
-        if step.stage == "prune":
+        if step.stage == "prune" and (subnet := step.facts.get("subnet")):
+            parts = [f"the sub-network of {subnet} of the model before it"]
+        elif step.stage == "prune":
             removed = fact_text(several(step.facts, "removed_blocks")) or "?"
             parts.insert(0, f"blocks {removed} of the model before it removed")
         if step.stage == "narrow":

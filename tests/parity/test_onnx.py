@@ -137,7 +137,7 @@ def test_rows_run_in_groups_say_what_they_say_together(
     assert apart.shape == together.shape == (3, 1, together.shape[-1])
     torch.testing.assert_close(apart, together)
     for tensor, other in zip(its_cache.tensors, cache.tensors, strict=True):
-        np.testing.assert_allclose(tensor, other, atol=1e-5)
+        torch.testing.assert_close(tensor, other, atol=1e-5, rtol=1e-5)
 
 
 def test_left_padded_batch_equals_each_prompt_alone(runners: tuple[TorchRunner, OnnxRunner]) -> None:
@@ -189,15 +189,15 @@ def test_refilled_batches_write_what_torch_writes(runners: tuple[TorchRunner, On
 def test_the_cache_is_written_in_place(runners: tuple[TorchRunner, OnnxRunner]) -> None:
     runner = runners[1]
     cache = OnnxCache(runner, 2, 16)
-    addresses = [tensor.ctypes.data for tensor in cache.tensors]
+    addresses = [tensor.data_ptr() for tensor in cache.tensors]
     ids = torch.full((2, 3), 7)
     _, cache = runner.forward(ids, torch.ones_like(ids), cache, last_only=True)
-    before = [tensor.copy() for tensor in cache.tensors]
+    before = [tensor.clone() for tensor in cache.tensors]
     _, cache = runner.forward(ids[:, :1], torch.ones(2, 4, dtype=torch.long), cache, last_only=True)
     for address, old, new in zip(addresses, before, cache.tensors, strict=True):
-        assert new.ctypes.data == address and new.shape[2] == 16
-        np.testing.assert_array_equal(new[:, :, :3], old[:, :, :3])
-        assert np.abs(new[:, :, 3]).min() > 0 and not new[:, :, 4:].any()
+        assert new.data_ptr() == address and new.shape[2] == 16
+        assert torch.equal(new[:, :, :3], old[:, :, :3])
+        assert new[:, :, 3].abs().min() > 0 and not new[:, :, 4:].any()
 
 
 def test_a_wrong_graph_is_noticed(runners: tuple[TorchRunner, OnnxRunner], tmp_path: Path) -> None:

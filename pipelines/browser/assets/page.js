@@ -45,11 +45,13 @@ const heard = {
     say(`Loading ${(loaded / 1e6).toFixed(0)} of ${(total / 1e6).toFixed(0)} MB`);
   },
   opening: () => say("Opening the graph"),
-  ready: ({ hasTemplate, numThreads }) => {
+  ready: ({ hasTemplate, numThreads, device, reason }) => {
     $("loaded").hidden = true;
     setWriting(false);
     const note = hasTemplate ? "" : "; it has no chat template: it goes on with your text";
-    say(`Ready, WebAssembly with ${numThreads} thread${numThreads === 1 ? "" : "s"}${note}`);
+    const threads = `WebAssembly with ${numThreads} thread${numThreads === 1 ? "" : "s"}`;
+    const instead = reason ? `; not WebGPU: ${reason}` : "";
+    say(`Ready, ${device === "webgpu" ? "WebGPU" : threads}${instead}${note}`);
   },
   piece: (message) => {
     text += message.text;
@@ -102,4 +104,6 @@ const about = await (await fetch("/about.json")).json();
 $("name").textContent = about.name;
 $("about").textContent = `Version ${about.version}, form ${about.form}, ${(about.bytes / 1e6).toFixed(0)} MB`;
 document.title = `${about.name}: Attar`;
-worker.postMessage({ kind: "load", files: about.files, stopped });
+// ?device=wasm or ?device=webgpu tries that alone
+const device = new URLSearchParams(location.search).get("device");
+worker.postMessage({ kind: "load", files: about.files, precision: about.precision, device, stopped });

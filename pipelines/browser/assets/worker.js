@@ -1,4 +1,4 @@
-// The model, in a thread of its own: transformers.js on onnxruntime's WebAssembly, every file from this server.
+// The model, in a thread of its own: transformers.js on WebGPU or onnxruntime's WebAssembly, every file from this server.
 import {
   AutoModelForCausalLM, AutoTokenizer, InterruptableStoppingCriteria, TextStreamer, env,
 } from "/lib/transformers.min.js";
@@ -18,7 +18,24 @@ let model = null;
 let stopped = null; // the page writes 1 into it
 const tell = (kind, content = {}) => self.postMessage({ kind, ...content });
 
-async function load({ files, stopped: shared }) {
+// Where to try: a real GPU, with floats of 16 bits where the graph has them, and WebAssembly. `device`: that and nothing else.
+async function devicesFor(precision, device) {
+  if (device) return [device];
+  const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
+  const isReal = adapter && !adapter.info?.isFallbackAdapter;
+  const hasTypes = precision !== "float16" || adapter?.features.has("shader-f16");
+  return isReal && hasTypes ? ["webgpu", "wasm"] : ["wasm"];
+}
+
+async function open(device, progress_callback) {
+  // fp32 is the plain name model.onnx here, whatever its weights are held as
+  const opened = await AutoModelForCausalLM.from_pretrained("model", { dtype: "fp32", device, progress_callback });
+  // that a GPU has no kernel for a node, or too little memory, shows at the first token
+  if (device === "webgpu") await opened.generate({ ...tokenizer("1"), max_new_tokens: 1, do_sample: false });
+  return opened;
+}
+
+async function load({ files, stopped: shared, precision, device: asked }) {
   stopped = shared;
   const total = Object.values(files).reduce((sum, size) => sum + size, 0);
   const loaded = {};
@@ -30,9 +47,19 @@ async function load({ files, stopped: shared }) {
     else tell("loading", { loaded: sum, total });
   };
   tokenizer = await AutoTokenizer.from_pretrained("model", {});
-  // fp32 is the plain name model.onnx here, whatever its weights are held as
-  model = await AutoModelForCausalLM.from_pretrained("model", { dtype: "fp32", device: "wasm", progress_callback });
-  tell("ready", { hasTemplate: Boolean(tokenizer.chat_template), numThreads: env.backends.onnx.wasm.numThreads });
+  const devices = await devicesFor(precision, asked);
+  let reason = "";
+  for (const device of devices) {
+    try {
+      model = await open(device, progress_callback);
+      const numThreads = env.backends.onnx.wasm.numThreads;
+      tell("ready", { hasTemplate: Boolean(tokenizer.chat_template), numThreads, device, reason });
+      return;
+    } catch (error) {
+      if (device === devices.at(-1)) throw error;
+      reason = String(error?.message ?? error).split("\n")[0];
+    }
+  }
 }
 
 function promptOf(messages) {

@@ -56,6 +56,7 @@ class ClassifierGraphFacts(ArtifactFacts):
     max_tokens: int = NOT_KNOWN
     format: str = NOT_KNOWN
     quantization: str | None = None
+    precision: str | None = None
     # of the weights alone, in integers
     weight_bytes: float | None = None
     # largest difference of a log-probability to torch's, in nats
@@ -87,6 +88,13 @@ class ImageClassifierFacts(ArtifactFacts):
     companion_bytes: int | None = None
     license: str | None = None
     removed_blocks: tuple[int, ...] = NOT_KNOWN
+    # sizes of the sub-networks that learned, beside the whole, where any did
+    elastic_blocks: tuple[int, ...] = NOT_KNOWN
+    elastic_width: tuple[int, ...] = NOT_KNOWN
+    elastic_heads: tuple[int, ...] = NOT_KNOWN
+    elastic_channels: tuple[int, ...] = NOT_KNOWN
+    # the sizes of the sub-network that it is, of a whole that was trained as many
+    subnet: str | None = None
     # of a narrower one: what is left of each width
     widths: str | None = None
 
@@ -104,6 +112,7 @@ class ImageGraphFacts(ArtifactFacts):
     companion_bytes: int | None = None
     format: str = NOT_KNOWN
     quantization: str | None = None
+    precision: str | None = None
     weight_bytes: float | None = None
     # largest difference of a log-probability to torch's, in nats
     max_logprob_difference: float | None = None

@@ -66,39 +66,6 @@ class VisionModelFacts(ArtifactFacts):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class OnnxFacts(ArtifactFacts):
-    """Of a graph: the sizes of its model, how its weights are held, its parity with torch. What quantizing cost."""
-
-    num_blocks: int = NOT_KNOWN
-    vocab_size: int = NOT_KNOWN
-    num_parameters: int = NOT_KNOWN
-    num_matmul_parameters: int = NOT_KNOWN
-    attention_width: int = NOT_KNOWN
-    companion_bytes: int | None = None
-    format: str = NOT_KNOWN
-    quantization: str | None = None
-    # of the weights alone, in integers
-    weight_bytes: float | None = None
-    # standard: of ONNX' own operators alone; none: with onnxruntime's own
-    operators: str | None = None
-    token_agreement: float | None = None
-    is_guided: bool | None = None
-    kl_nats: float | None = None
-    agreement: float | None = None
-    perplexity: float | None = None
-    original_perplexity: float | None = None
-    num_tokens: int | None = None
-    size_fraction: float | None = None
-    decode_seconds_per_token: float | None = None
-    original_decode_seconds_per_token: float | None = None
-    perplexity_ratio: float | None = None
-    # products that stay in floats
-    num_kept: int | None = None
-    # the fingerprint of the model whose prefixes the graph takes; without it, it takes none
-    prefix_model: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class GgufFacts(ArtifactFacts):
     """Of a GGUF file: the sizes of its model, types and bytes of its weights. What readers made of it, and what rounding cost."""
 
@@ -159,7 +126,7 @@ class RuntimeFormFacts(ArtifactFacts):
 class AdapterFacts(ArtifactFacts):
     """Of an adapter: what was trained, on which base. `chosen_on`: the parts of the data that its best weights were chosen on.
 
-    `others` hold the ratios that guidance was gated by, `kl_ratio_seen` and so on.
+    `others` hold the ratios that guidance was gated by, `kl_ratio_seen` and so on, and the sizes of sub-networks, `elastic_blocks` and so on.
     """
 
     method: str = NOT_KNOWN

@@ -24,6 +24,8 @@ SHAPE_FACTS = (
     "attention_width",
     "companion_bytes",
 )
+# Facts of a graph that a graph made of it shares.
+GRAPH_FACTS = ("cache", "cache_bytes_per_token")
 # Facts that sum over all blocks: they shrink with their number.
 BLOCK_FACTS = (
     "num_block_parameters",
@@ -35,7 +37,7 @@ BLOCK_FACTS = (
 RUNTIME_FORMS = ("gguf", "openvino", "ctranslate2")
 # Bytes of a graph's weights by its fact `quantization`. A stage that makes another kind adds its row.
 GRAPH_WEIGHTS: dict[str, Callable[[Facts], float]] = {
-    "none": lambda facts: 4.0 * float(facts["num_parameters"]),
+    "none": lambda facts: DTYPE_BYTES[str(facts.get("precision", "float32"))] * float(facts["num_parameters"]),
     # a float where the block size follows from the config alone: `quantize` tells it
     **dict.fromkeys(
         ("int8 weights", "int4 weights", "dynamic int8", "static int8"), lambda facts: float(facts["weight_bytes"])
@@ -98,7 +100,7 @@ def with_tokens(model: Facts, num_tokens: int | None) -> dict[str, Any]:
 def exported(model: Facts, quantization: str = "none") -> dict[str, Any]:
     """Return the facts of a model's graph."""
     return {
-        **{name: model[name] for name in SHAPE_FACTS if name in model},
+        **{name: model[name] for name in (*SHAPE_FACTS, *GRAPH_FACTS) if name in model},
         "format": "onnx",
         "quantization": quantization,
     }

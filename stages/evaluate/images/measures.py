@@ -57,7 +57,7 @@ def image_evaluation_forecast(config: EvaluateConfig, inputs: Mapping[str, tuple
         raise ValueError(
             f"input {given[0]} is for causal language models; accepted for an image classifier: tasks, beside"
         )
-    refuse_provider(config, model.get("format") == "onnx")
+    refuse_provider(config, model, is_graph=model.get("format") == "onnx")
     refuse_unmeasured(model, inputs["tasks"])
     num_rows = num_questions_of(inputs["tasks"], config.max_rows)
     flops = 2.0 * float(model.get("num_products", 0)) * num_rows

@@ -23,6 +23,7 @@ from attar.stages.export.config import ExportConfig, ExportInputs
 from attar.stages.export.formats.onnx import OnnxFormat
 from attar.stages.export.onnx.behind import behind_vectors, prove_behind
 from attar.stages.export.onnx.guided import export_guided
+from attar.stages.export.onnx.rounded import export_rounded, operator_facts, rounded_facts, traced_graph
 from attar.stages.export.proof.parity import prove_parity
 from attar.stages.export.proof.prompts import proof_prompts
 from attar.stages.runtime.free_memory import give_back
@@ -36,24 +37,27 @@ def forecast_onnx(form: OnnxFormat, model: Facts) -> Forecast:
         refuse_experts(model, "format.operators is 'standard'", "fused")
         if form.takes_prefix:
             raise ValueError("format.takes_prefix is true, but format.operators is 'standard'; accepted: fused")
-    facts = {**exported(model), **_operators(form), **({"prefix_model": ""} if form.takes_prefix else {})}
+    facts = {**exported(model), **operator_facts(form), **rounded_facts(form)}
+    facts |= {"prefix_model": ""} if form.takes_prefix else {}
     return Forecast(facts, peak_memory_bytes=2.5 * num_bytes, disk_bytes=stored_bytes(facts))
 
 
 def export_onnx(form: OnnxFormat, config: ExportConfig, inputs: ExportInputs, workdir: Path) -> OnnxArtifact:
-    """Write the graph, float32, and have onnxruntime write what torch writes. Raises ValueError where they differ."""
+    """Write the graph and have onnxruntime write what torch writes; of one in fewer bits see `export_rounded`. Raises ValueError otherwise."""
     if inputs.guidance is not None:
         if form.takes_prefix:
             raise ValueError("format.takes_prefix is true, but the node has the input guidance; accepted: either")
         if form.operators == "standard":
             raise ValueError("format.operators is 'standard', which has no input for guidance_scale; accepted: fused")
         return export_guided(config, inputs, inputs.guidance, workdir)
+    if form.is_rounded:
+        return export_rounded(form, config, inputs, workdir)
     content = workdir / "content"
     prompts = proof_prompts(inputs, config.num_prompts)  # first: without a tokenizer nothing is traced
-    _write(form, inputs, content)
+    write_graph(traced_graph(form, load_model(inputs.model.path, torch.float32)), content)
     copy_companions(inputs.model.path, content, is_in_place=form.operators == "fused")
     give_back()  # the torch model: with the session's own weights it would be twice the memory
-    answers = _listen(config, content, prompts, workdir / "said")
+    answers, num_bytes = _listen(config, content, prompts, workdir / "said")
     behind = behind_vectors(config, content, prompts, workdir / "said behind") if form.takes_prefix else None
     give_back()  # the session's, before the torch model comes again
     model = TorchRunner(load_model(inputs.model.path, torch.float32))
@@ -66,7 +70,7 @@ def export_onnx(form: OnnxFormat, config: ExportConfig, inputs: ExportInputs, wo
     )
     proved = {} if behind is None else {"behind_vectors": asdict(prove_behind(config, behind, model))}
     (content / "parity.json").write_text(json.dumps({**asdict(parity), **proved}, indent=1))
-    facts = {**exported(inputs.model.facts), **_operators(form)}
+    facts = {**exported(inputs.model.facts), **operator_facts(form), "cache_bytes_per_token": num_bytes}
     facts |= {"prefix_model": inputs.model.fingerprint} if form.takes_prefix else {}
     return OnnxArtifact.at(content, facts, token_agreement=parity.token_agreement)
 
@@ -79,22 +83,11 @@ def refuse_experts(model: Facts, field: str, accepted: str) -> None:
         )
 
 
-def _operators(form: OnnxFormat) -> dict[str, str]:
-    """Return the fact by which a later stage knows that the graph is of ONNX' own operators; none for the usual graph."""
-    return {"operators": form.operators} if form.operators == "standard" else {}
-
-
-def _write(form: OnnxFormat, inputs: ExportInputs, content: Path) -> None:
-    from attar.compressors.export.graph import export_graph  # its libraries are in an extra
-
-    model = load_model(inputs.model.path, torch.float32)
-    steps = bar("tracing the graph", 1, "steps")
-    graph = export_graph(model, form.opset, form.operators, takes_prefix=form.takes_prefix)
-    steps.advance()
-    write_graph(graph, content)
-
-
-def _listen(config: ExportConfig, content: Path, prompts: list[list[int]], scratch: Path) -> list[DecodedPrompt]:
+def _listen(
+    config: ExportConfig, content: Path, prompts: list[list[int]], scratch: Path
+) -> tuple[list[DecodedPrompt], int]:
+    """Return what the graph says, and the bytes of a token in its cache."""
     counter = bar("writing with the graph", len(prompts), "prompts")
     graph = OnnxRunner(open_session(content, is_frugal=True))
-    return listen_to(graph, prompts, scratch, num_new_tokens=config.num_new_tokens, on_prompt=counter.advance)
+    answers = listen_to(graph, prompts, scratch, num_new_tokens=config.num_new_tokens, on_prompt=counter.advance)
+    return answers, graph.cache_bytes_per_token

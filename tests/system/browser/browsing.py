@@ -26,11 +26,12 @@ def chromium() -> str:
 
 
 @contextmanager
-def headless() -> Iterator[Browser]:
-    """Start the browser, one at a time; it has no window."""
+def headless(*options: str) -> Iterator[Browser]:
+    """Start the browser, one at a time; it has no window. `options`: more words of its command line."""
     with sync_playwright() as playwright:
         # no sandbox: containers and CI rarely allow one, and the pages are our own
-        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--no-proxy-server"])
+        words = ["--no-sandbox", "--no-proxy-server", *options]
+        browser = playwright.chromium.launch(executable_path=chromium(), args=words)
         try:
             yield browser
         finally:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
-from attar.pipelines.browser.page_server import MAX_GRAPH_BYTES, PAGE, page_app, page_files
+from attar.pipelines.browser.page_server import MAX_GRAPH_BYTES, PAGE, page_app, page_files, precision_of
 
 
 def graph_folder(tmp_path: Path) -> Path:
@@ -67,6 +68,18 @@ def test_what_no_browser_runs_is_refused(tmp_path: Path) -> None:
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ValueError, match=r"onnx has no tokenizer\.json"):
         page_files(folder, {})
+
+
+@pytest.mark.parametrize(("config", "precision"), [({}, "float32"), ({"kv_cache_dtype": "float16"}, "float16")])
+def test_the_page_knows_whether_a_gpu_must_have_16_bits(tmp_path: Path, config: dict[str, str], precision: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"transformers.js_config": config}))
+    assert precision_of(tmp_path) == precision
+
+
+def test_bfloat16_is_refused_which_no_browser_has(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"transformers.js_config": {"kv_cache_dtype": "bfloat16"}}))
+    with pytest.raises(ValueError, match="is in bfloat16; accepted in a browser: float32, float16, and integers"):
+        precision_of(tmp_path)
 
 
 def test_the_page_names_no_other_machine() -> None:

@@ -34,6 +34,12 @@ def test_forms_of_one_runtime_are_named_after_it() -> None:
     assert list(forms_by_folder([], [INSIDE, CONVERTED])) == ["openvino-int8", "ctranslate2-float32"]
 
 
+def test_a_graphs_folder_says_what_is_not_float32() -> None:
+    half = OnnxArtifact.at(Path("h"), quantization="none", precision="float16")
+    coded = OnnxArtifact.at(Path("i"), quantization="int4 weights", cache="int8")
+    assert list(forms_by_folder([half, coded, FLOAT], [])) == ["onnx", "onnx-float16", "onnx-int4-int8-cache"]
+
+
 def test_a_graph_may_be_given_as_any_form() -> None:
     assert list(forms_by_folder([], [INT8])) == ["onnx-int8"]
 
