@@ -3,7 +3,7 @@
 python benchmarks/quality/flowers.py HOME TRAIN.parquet TEST.parquet [--epochs=3,6] [--size=224] [--cuts=ranked,even]
 
 The nodes of `examples/flowers.yaml` one after the other in this process, the release left out, and beside them other cuts of equal size. Retention is
-in pairs, photograph by photograph. Times are medians of rounds in turns: the student's graph beside torch eager of the whole net and of the student.
+in pairs, photograph by photograph. Times are medians of rounds in turns: its graph in 8 bits beside torch eager of the whole net and of the student.
 `--size`: the side of the crop that the nets read, where 224 takes too long. HOME keeps what was made.
 """
 
@@ -105,7 +105,8 @@ def quality(flowers: Flowers, cuts: list[str]) -> None:
         print(f"{cut}: {flowers.run('thinner').facts.widths}", flush=True)
         for title, model, scores in (("cut", "thinner", "thinner_scores"), ("taught", "healed", "healed_scores")):
             lines.append(row(f"{cut}, {title}", flowers.run(model), flowers.run(scores), original, whole))
-    lines.append(row(f"{cuts[0]}, taught, graph", flowers.run("onnx"), flowers.run("onnx_scores"), original, whole))
+    graph, scores = flowers.run("small"), flowers.run("small_scores")
+    lines.append(row(f"{cuts[0]}, taught, 8 bits", graph, scores, original, whole))
     num_rows = flowers.run("tests").facts.num_rows
     print(f"accuracy on {num_rows} photographs at {flowers.size} x {flowers.size}, share of the original's in pairs")
     print("| model | parameters | share | MFLOPs an image | accuracy | retention |\n|---|---|---|---|---|---|")
@@ -113,12 +114,12 @@ def quality(flowers: Flowers, cuts: list[str]) -> None:
 
 
 def speed(flowers: Flowers) -> None:
-    print("the student's graph beside torch eager, in turns")
+    print("the graph in 8 bits beside torch eager, in turns")
     print(
         "| beside | ms an image, graph | torch | times as fast | ms 32 images, graph | torch | times as fast |\n|---|---|---|---|---|---|---|"
     )
     for title, other in (("original", "original"), ("student", "healed")):
-        latency = evaluation_of(flowers.beside("onnx", other))["latency"]
+        latency = evaluation_of(flowers.beside("small", other))["latency"]
         cells = []
         for name in ("image_seconds", "image_seconds_32"):
             own, torch = latency[name], latency["beside"][name]
