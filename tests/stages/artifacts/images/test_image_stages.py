@@ -165,6 +165,14 @@ def test_a_step_is_the_same_in_parts(
     assert torch.allclose(logits(whole, images), logits(parts, images), atol=1e-4)
 
 
+def test_a_graph_in_float16_has_the_distributions_nearly(
+    store: Store, original: ImageClassifierArtifact, images: ImageDatasetArtifact
+) -> None:
+    config = ExportConfig(format={"kind": "onnx", "precision": "float16"}, num_prompts=8)  # type: ignore[arg-type]
+    half = export.execute(config, ExportInputs(model=original, data=images), store).artifact
+    assert half.facts["precision"] == "float16" and 0 < float(half.facts["max_logprob_difference"]) < 0.04  # type: ignore[arg-type]
+
+
 def test_the_graph_gives_the_logits_and_its_integers_nearly(
     store: Store, original: ImageClassifierArtifact, images: ImageDatasetArtifact
 ) -> None:
