@@ -152,7 +152,8 @@ class Stages:
         *,
         model: ModelArtifact | EncoderArtifact | ClassifierArtifact | TaggerArtifact | ImageClassifierArtifact | Source,
         scan: ScanArtifact | Source | None = None,
-        data: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
+        data: DatasetArtifact | ImageDatasetArtifact | Source | Sequence[DatasetArtifact | ImageDatasetArtifact | Source] = (),
+        teacher: ModelArtifact | EncoderArtifact | ClassifierArtifact | TaggerArtifact | ImageClassifierArtifact | Source | None = None,
         num_blocks: int = 0,
         keep_fraction: Mapping[str, float] = ...,
         metric: str = "angular_distance",
@@ -161,6 +162,7 @@ class Stages:
         protect_last: int = 0,
         blocks: Sequence[int] = ...,
         plan: Mapping[str, Any] | None = None,
+        elastic: Mapping[str, Any] | None = None,
         patch: Mapping[str, Any] = ...,
         in_memory: Literal["auto", "model", "block"] = "auto",
         config: Mapping[str, Any] | None = None,
@@ -172,10 +174,11 @@ class Stages:
     def narrow(
         self,
         *,
-        model: ModelArtifact | Source,
-        data: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
+        model: ModelArtifact | ImageClassifierArtifact | Source,
+        data: DatasetArtifact | ImageDatasetArtifact | Source | Sequence[DatasetArtifact | ImageDatasetArtifact | Source] = (),
         size: Mapping[str, Any] = ...,
         num_removed_groups: int = 0,
+        spread: Literal["even", "ranked"] = "even",
         score: str = "taylor",
         params: Mapping[str, Any] = ...,
         patch: Mapping[str, Any] = ...,
@@ -184,8 +187,8 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> ModelArtifact:
-        """Remove feed-forward channels and KV heads. The result loads and decodes like any other model of its family, which is tried."""
+    ) -> ModelArtifact | ImageClassifierArtifact:
+        """Remove feed-forward channels and KV heads, or an image classifier's channels. The result loads like any other, which is tried."""
 
     def prune_experts(
         self,

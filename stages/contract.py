@@ -6,64 +6,28 @@ import dataclasses
 import inspect
 import json
 import typing
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, model_validator
+from pydantic import BeforeValidator
 
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.fingerprint import RECORDS_FOLDER, digest
 from attar.registry.artifacts.handles import Artifact
+from attar.registry.artifacts.kinds.shard_facts import Shard, ShardArtifact, check_complete
 from attar.registry.artifacts.store import CONTENT, Outcome, Slot, Store
 from attar.registry.artifacts.subjects import refuse_mask_filling
-from attar.stages.runtime.described import DescribedModel
+from attar.stages.runtime.described import StageConfig
 from attar.stages.runtime.input_slots import InputSlot, by_slot, members, slots_of
-from attar.stages.runtime.older_fields import Moved, is_plain, member_of, renewed
 from attar.stages.runtime.progress import Metric, hearing, listen, note
 
-C = TypeVar("C", bound="StageConfig")
+C = TypeVar("C", bound=StageConfig)
 I = TypeVar("I")  # noqa: E741
 A = TypeVar("A", bound=Artifact)
-
-
-class StageConfig(DescribedModel):
-    """Base of every stage's config: frozen, closed to unknown fields, each field described by the docstring under it."""
-
-    # where each field of the flat form of earlier versions is now
-    moved: ClassVar[Mapping[str, Moved]] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _in_the_form_of_today(cls, given: Any) -> Any:
-        return cls.completed(renewed(cls, given)[0]) if isinstance(given, Mapping) else given
-
-    @classmethod
-    def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """Return what was given, in today's form, with each default that follows from another field. Most configs have none."""
-        return given
-
-    def with_random_teacher(self) -> Self | None:
-        """Return the config with a teacher that knows nothing. None where nothing is learned from a teacher, as in most stages."""
-        return None
-
-    def with_changes(self, **changes: Any) -> Self:
-        """Return the config with some fields changed, checked as a recipe's is; a mapping changes the fields within."""
-        return type(self).model_validate(_merged(type(self), self.model_dump(), renewed(type(self), changes)[0]))
-
-
-def _merged(model: type[BaseModel], content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `content` with changes in it, in the configs within too; another kind brings its own fields."""
-    merged = dict(content)
-    for name, value in changes.items():
-        before = merged.get(name)
-        merged[name] = value
-        if isinstance(before, Mapping) and isinstance(value, Mapping):
-            inner = member_of(model, name, {**before, **value})
-            if inner is not None and inner is member_of(model, name, before) and not is_plain(model, name, value):
-                merged[name] = _merged(inner, before, value)
-    return merged
+M = TypeVar("M", bound=Artifact)
 
 
 def default_kind(kind: str) -> BeforeValidator:
@@ -79,6 +43,27 @@ class Forecast:
     num_flops: float = 0.0
     peak_memory_bytes: float = 0.0
     disk_bytes: float = 0.0
+
+
+@dataclass(frozen=True)
+class Sharding(Generic[C, I, A]):
+    """How workers share a stage's work. It comes in pieces, each worker does its own, and one gathers what they leave.
+
+    What is gathered is the same, bit for bit, whatever the number of shards: a piece is done alike whoever does it.
+    """
+
+    work: Callable[[C, I, Shard, Path], ShardArtifact]
+    gather: Callable[[C, I, Sequence[ShardArtifact], Path], A]
+    # How many pieces there are at most, from config and facts; 0: not known yet. Raises ValueError for work that cannot be shared.
+    max_pieces: Callable[[C, Mapping[str, tuple[Facts, ...]]], int]
+    # What the work comes in, in words.
+    pieces: str
+
+    def check(self, num_shards: int, config: C, facts: Mapping[str, tuple[Facts, ...]]) -> None:
+        """Raise ValueError where so many workers cannot share the work, as far as facts tell."""
+        num_pieces = self.max_pieces(config, facts)
+        if num_pieces:
+            Shard(0, num_shards).check(num_pieces, self.pieces)
 
 
 @dataclass(frozen=True)
@@ -105,6 +90,8 @@ class Stage(Generic[C, I, A]):
     num_devices: Callable[[C], int] = lambda config: 1
     # Refusals that need what it is given, such as fingerprints: told by the plan where that is made already, else before the work.
     check: Callable[[C, I], None] = lambda config, inputs: None
+    # How several workers do it; None: one does it whole.
+    sharding: Sharding[C, I, A] | None = None
 
     @property
     def summary(self) -> str:
@@ -128,38 +115,58 @@ class Stage(Generic[C, I, A]):
         return digest(order)
 
     def execute(
-        self, config: C, inputs: I, store: Store, *, expected_bytes: int = 0, is_forced: bool = False
+        self,
+        config: C,
+        inputs: I,
+        store: Store,
+        *,
+        expected_bytes: int = 0,
+        is_forced: bool = False,
+        shards: Sequence[ShardArtifact] = (),
     ) -> Outcome[A]:
-        """Return the stage's artifact, from the store when a verified copy is there. Needs no orchestrator.
+        """Return the stage's artifact, from the store when a verified copy is there; of `shards`, gathered. Needs no orchestrator.
 
         Raises ValueError for input the stage cannot work on, DiskFullError when the result does not fit.
         """
-        key = self.key(config, inputs)
+        key, run = self.key(config, inputs), self.run
         followed = by_slot(inputs).get(self.follows)
-        slot = Slot(
-            stage=self.name,
-            version=self.version,
-            config=config.model_dump(mode="json"),
-            inputs=_input_entries(store, inputs),
-            expected_bytes=expected_bytes,
-        )
+        slot = self._slot(config, inputs, store, expected_bytes)
+        if shards:
+            assert self.sharding is not None, "the recipe refuses shards of a stage that does its work whole"
+            check_complete(shards, key)
+            gather, slot = self.sharding.gather, replace(slot, spent=tuple(map(store.manifest, shards)))
+            run = lambda config, inputs, workdir: gather(config, inputs, shards, workdir)  # noqa: E731
+        kind = self.output_type(config, type(followed[0]) if followed else None)
+        return self._stored(slot, kind, key, partial(self._build, run, config, inputs), store, is_forced)
 
-        def build(workdir: Path) -> A:
-            metrics: list[Metric] = []
-            self.check(config, inputs)
-            with listen(hearing(metric=metrics.append)):
-                artifact = self.run(config, inputs, workdir)
-            _write_records(workdir / CONTENT, metrics)
-            return artifact
+    def execute_shard(
+        self, config: C, inputs: I, store: Store, shard: Shard, *, is_forced: bool = False
+    ) -> Outcome[ShardArtifact]:
+        """Return what one of several workers makes of its part; from the store when a verified copy is there."""
+        assert self.sharding is not None, "the recipe refuses shards of a stage that does its work whole"
+        work = self.sharding.work
+        run = lambda config, inputs, workdir: work(config, inputs, shard, workdir)  # noqa: E731
+        slot, key = self._slot(config, inputs, store, 0), shard.key(self.key(config, inputs))
+        return self._stored(slot, ShardArtifact, key, partial(self._build, run, config, inputs), store, is_forced)
 
-        return store.get_or_build(
-            slot,
-            self.output_type(config, type(followed[0]) if followed else None),
-            key,
-            build,
-            is_forced=is_forced,
-            on_wait=lambda: note("another run is building this artifact: waiting for it"),
-        )
+    def _slot(self, config: C, inputs: I, store: Store, expected_bytes: int) -> Slot:
+        plain = config.model_dump(mode="json")
+        entries = _input_entries(store, inputs)
+        return Slot(stage=self.name, version=self.version, config=plain, inputs=entries, expected_bytes=expected_bytes)
+
+    def _build(self, run: Callable[[C, I, Path], M], config: C, inputs: I, workdir: Path) -> M:
+        metrics: list[Metric] = []
+        self.check(config, inputs)
+        with listen(hearing(metric=metrics.append)):
+            artifact = run(config, inputs, workdir)
+        _write_records(workdir / CONTENT, metrics)
+        return artifact
+
+    def _stored(
+        self, slot: Slot, kind: type[M], key: str, build: Callable[[Path], M], store: Store, is_forced: bool
+    ) -> Outcome[M]:
+        wait = partial(note, "another run is building this artifact: waiting for it")
+        return store.get_or_build(slot, kind, key, build, is_forced=is_forced, on_wait=wait)
 
 
 def stage(
@@ -174,11 +181,11 @@ def stage(
     num_devices: Callable[[Any], int] = lambda config: 1,
     check: Callable[[Any, Any], None] = lambda config, inputs: None,
     mask_filling: Collection[str] = (),
+    sharding: Sharding[Any, Any, Any] | None = None,
 ) -> Callable[[Callable[[C, I, Path], A]], Stage[C, I, A]]:
     """Make a stage of a function `(config, inputs, workdir) -> artifact`; raise `version` whenever its output changes meaning.
 
-    `output`: of a function that returns one of several kinds, which one under a config, given the kind of what is in the slot `follows`.
-    Without it the stage makes the kind that it follows, or the first. `mask_filling`: inputs that may be models that fill masks.
+    `output`: which of several kinds, by config and the kind in slot `follows`; else that, or the first. `mask_filling`: inputs that may fill masks.
     """
 
     def forecast_of(config: Any, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -203,6 +210,7 @@ def stage(
             is_light=is_light if callable(is_light) else (lambda config, answer=bool(is_light): answer),
             num_devices=num_devices,
             check=check,
+            sharding=sharding,
         )
 
     return decorate

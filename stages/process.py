@@ -10,7 +10,6 @@ import json
 import logging
 import multiprocessing
 import os
-import resource
 import signal
 import threading
 import traceback
@@ -25,8 +24,9 @@ from attar.registry.artifacts.disk_space import full_error
 from attar.registry.artifacts.environment import configure_process
 from attar.registry.artifacts.files import is_disk_full
 from attar.registry.artifacts.handles import Artifact
-from attar.registry.artifacts.store import Store
-from attar.stages.contract import StageConfig
+from attar.registry.artifacts.kinds.shard_facts import Shard, ShardArtifact
+from attar.registry.artifacts.store import Outcome, Store
+from attar.stages.contract import Stage, StageConfig
 from attar.stages.runtime.orphans import end_orphans
 from attar.stages.runtime.process_group import start_without_main
 from attar.stages.runtime.progress import Event, Metric, Note, emit, listen
@@ -49,6 +49,9 @@ class WorkOrder:
     expected_bytes: int = 0
     # build even if a whole artifact lies in the store
     is_forced: bool = False
+    # one worker's part of the work; or what all workers left of it, to be gathered
+    shard: Shard | None = None
+    shards: tuple[ShardArtifact, ...] = ()
     # set in the stage's process: the fork server's own environment is as old as the server
     environment: dict[str, str] = field(default_factory=dict)
     # what libraries print goes here, not between the lines of the run; None: to this process's own output
@@ -150,20 +153,28 @@ def _child_main(order: WorkOrder, sender: Connection) -> None:
     from attar.stages.catalogue import STAGES  # the catalogue imports every stage, and a stage may import this module
 
     try:
+        store = Store(order.store_root)
         with listen(send):
-            outcome = STAGES[order.stage].execute(
-                order.config,
-                order.inputs,
-                Store(order.store_root),
-                expected_bytes=order.expected_bytes,
-                is_forced=order.is_forced,
-            )
+            outcome = _outcome(STAGES[order.stage], order, store)
         if not outcome.is_hit:
-            send(Metric("peak_memory_bytes", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0))
+            send(Metric("peak_memory_bytes", store.manifest(outcome.artifact)["peak_bytes"]))
         send(("done", outcome.artifact, outcome.is_hit))
     except Exception as error:  # noqa: BLE001 - whatever ended the stage is reported by the parent, with its traceback
         send(("failed", one_line(error), traceback.format_exc()))
     sender.close()
+
+
+def _outcome(stage: Stage[Any, Any, Any], order: WorkOrder, store: Store) -> Outcome[Any]:
+    if order.shard is not None:
+        return stage.execute_shard(order.config, order.inputs, store, order.shard, is_forced=order.is_forced)
+    return stage.execute(
+        order.config,
+        order.inputs,
+        store,
+        expected_bytes=order.expected_bytes,
+        is_forced=order.is_forced,
+        shards=order.shards,
+    )
 
 
 class _WarningNotes(logging.Handler):

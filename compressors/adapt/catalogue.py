@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from attar.compressors.adapt.compressor import PrefixCompressor
+from attar.compressors.adapt.elastic import ElasticWeights
 from attar.compressors.adapt.lora import Lora
 from attar.compressors.adapt.prefix import SoftPrefix
 from attar.compressors.adapt.quantization_aware import QuantizationAware
@@ -35,6 +36,7 @@ ADAPT_METHODS: dict[str, type[AdaptMethod]] = {
     "prefix": SoftPrefix,
     "compressor": PrefixCompressor,
     "guidance": ScaleAdapters,
+    "elastic": ElasticWeights,
 }
 # three names of one class: what each is
 DIFFERENCES = {

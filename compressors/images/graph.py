@@ -30,6 +30,7 @@ def export_classifier(
     # distinct from 1: the tracer specialises on 0 and 1
     example = torch.zeros(2, num_channels, *image_size)
     fuse_norms(whole, example[:1])
+    whole_means(whole, example[:1])
     graph = trace(
         whole,
         (example,),
@@ -45,6 +46,34 @@ def export_classifier(
     graph.graph.inputs[0].shape = ir.Shape(["batch_size", num_channels, *image_size])
     graph.graph.outputs[0].shape = ir.Shape(["batch_size", classifier.model.config.num_labels])
     return graph
+
+
+@torch.no_grad()
+def whole_means(classifier: nn.Module, example: torch.Tensor) -> int:
+    """Replace pools whose window is no smaller than the image by a mean over the image, in place. Return how many.
+
+    EfficientNet's last window is as large as its width. In integers onnxruntime's kernel of such a window gives another mean.
+    """
+    sizes: dict[str, torch.Size] = {}
+    pools = {name: module for name, module in classifier.named_modules() if isinstance(module, nn.AvgPool2d)}
+    handles = [
+        pool.register_forward_pre_hook(lambda module, inputs, name=name: sizes.update({name: inputs[0].shape[-2:]}))
+        for name, pool in pools.items()
+    ]
+    try:
+        classifier(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    covered = [name for name, size in sizes.items() if pools[name].ceil_mode and _window(pools[name]) >= max(size)]
+    for name in covered:
+        parent, _, own = name.rpartition(".")
+        setattr(classifier.get_submodule(parent), own, nn.AdaptiveAvgPool2d(1))
+    return len(covered)
+
+
+def _window(pool: nn.AvgPool2d) -> int:
+    return pool.kernel_size if isinstance(pool.kernel_size, int) else min(pool.kernel_size)
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ FOLDER = "reference/methods"
 FAMILIES = {
     "block metric": "Scores that choose which blocks go; field `metric` of `prune`.",
     "width score": "Scores that choose which channels and heads go; field `score` of `narrow`.",
+    "image width score": "Scores that choose which channels, heads and widths of an image classifier go; field `score` of `narrow`.",
     "expert method": "Which experts stay, or become one; field `method` of `prune_experts`.",
     "verifier": "How an answer is checked; field `verifier` of `ingest_data`.",
     "chooser": "Which of several answers stays; field `drawing.choose` of `self_data`.",

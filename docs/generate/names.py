@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from attar.pipelines.cli.listing import CATALOGUES
 from attar.pipelines.recipe.file import RECIPE_FIELDS, shipped_recipes
+from attar.pipelines.recipe.node import NODE_FIELDS
 from attar.pipelines.recipe.whole import load_recipe
 from attar.registry.release.gate import THRESHOLDS
 from attar.stages.catalogue import STAGES
@@ -22,7 +23,6 @@ from docs.generate.commands import options
 ROOT = Path(__file__).parents[2]
 # Names of other projects, facts and tags, one a line; what follows a name says whose it is.
 ELSEWHERE = Path(__file__).with_name("names_elsewhere.txt")
-NODE_FIELDS = ("stage", "config", "inputs", "execution")
 
 
 def unknown_field(stage: str, path: list[str]) -> str:

@@ -26,6 +26,8 @@ UNITS = {
 }
 # How a component is written in a recipe, for the type that spells it out.
 COMPONENT = "text or mapping of text to mapping of text to anything"
+# Of a stage that several workers can share.
+SHARED = "**Shards**: workers of a pool can [share it](../../how-to/workers-and-gpus.md#share-a-node-among-workers), in {pieces}."
 
 
 def stage_pages() -> Iterator[tuple[str, str]]:
@@ -82,6 +84,7 @@ def _page(name: str) -> str:
         f"# {name}",
         prose(inspect.getdoc(stage.run) or ""),
         f"**Makes**: {stage.makes}. **Version**: {stage.version}; a new version builds again what an older one made.",
+        *([] if stage.sharding is None else [SHARED.format(pieces=stage.sharding.pieces)]),
         "## Inputs",
         table(("input", "kind", "how many", "needed"), inputs) or "None: it reads the outside world alone.",
         "## Fields",

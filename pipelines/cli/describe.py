@@ -42,7 +42,8 @@ def describe(name: str) -> list[dict[str, Any]]:
     if name in STAGES:
         stage = STAGES[name]
         inputs = ", ".join(map(_slot, stage.slots.values()))
-        text = f"{inspect.getdoc(stage.run)}\n\nInputs: {inputs or 'none'}. Makes: {stage.makes}."
+        shared = f" Shared by workers of a pool in {stage.sharding.pieces}." if stage.sharding is not None else ""
+        text = f"{inspect.getdoc(stage.run)}\n\nInputs: {inputs or 'none'}. Makes: {stage.makes}.{shared}"
         entries.append({"kind": "stage", "name": name, "text": text, "fields": list(_config_fields(stage.config_type))})
     for catalogue, table in CATALOGUES.items():
         if name in table:

@@ -15,7 +15,7 @@ def plan_rows(plan: Iterable[PlannedNode]) -> list[dict[str, str]]:
     return [
         {
             "node": planned.node.name,
-            "stage": planned.node.stage.name,
+            "stage": _stage(planned),
             "state": planned.state,
             "key": planned.key[:12],
             "FLOPs": with_prefix(planned.forecast.num_flops),
@@ -26,6 +26,11 @@ def plan_rows(plan: Iterable[PlannedNode]) -> list[dict[str, str]]:
         }
         for planned in plan
     ]
+
+
+def _stage(planned: PlannedNode) -> str:
+    name, num_shards = planned.node.stage.name, planned.node.shards
+    return name if num_shards == 1 else f"{name}, {num_shards} shards"
 
 
 def plan_total(plan: Iterable[PlannedNode]) -> str:

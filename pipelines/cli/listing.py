@@ -31,6 +31,7 @@ from attar.compressors.masked.filling import FILL_RULES
 from attar.compressors.masked.hiding import HIDING_RULES
 from attar.compressors.merge.adapters import ADAPTER_MERGES
 from attar.compressors.merge.methods import MERGE_METHODS
+from attar.compressors.prune.channels.scores import IMAGE_WIDTH_SCORES
 from attar.compressors.prune.depth.metrics import BLOCK_METRICS
 from attar.compressors.prune.experts.methods import EXPERT_METHODS
 from attar.compressors.prune.width.scores import WIDTH_SCORES
@@ -49,6 +50,7 @@ from attar.stages.catalogue import STAGES
 CATALOGUES: dict[str, dict[str, type]] = {
     "block metric": BLOCK_METRICS,
     "width score": WIDTH_SCORES,
+    "image width score": IMAGE_WIDTH_SCORES,
     "expert method": EXPERT_METHODS,
     "verifier": ANSWER_CHECKS,
     "chooser": CHOOSERS,
@@ -77,6 +79,7 @@ CATALOGUES: dict[str, dict[str, type]] = {
 }
 # The kind of model that a catalogue's rows are for, where it is one alone.
 KINDS_OF_MODEL = {
+    "image width score": "image classifier",
     "embedding loss": "encoder",
     "class loss": "classifier",
     "image augmentation": "image classifier",

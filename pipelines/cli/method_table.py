@@ -28,7 +28,7 @@ def composition(recipe: Recipe) -> str:
     parts = [", ".join(f"`{name}`" for name in stages if name not in PLAIN_STAGES)]
     assert recipe.nodes[OWN_NODE].stage.name == "finetune", "a method trains"
     own = cast(FinetuneConfig, recipe.nodes[OWN_NODE].config)
-    parts += [f"adapt {own.adapt.kind}"] if own.adapt.stands_before else []
+    parts += [f"adapt {own.adapt.kind}"] if own.adapt.stands_before or own.adapt.kind == "elastic" else []
     parts.append(" + ".join(_objective(name, entry) for name, entry in own.objectives.items()))
     spelt = own.model_dump(include={"teacher", "past", "anchor", "rollout"})
     teacher = spelt["teacher"]

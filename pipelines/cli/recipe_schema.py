@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from attar.pipelines.recipe.control import CONTROLS
-from attar.pipelines.recipe.execution import IN_PROCESS, POOL_NAME
+from attar.pipelines.recipe.execution import IN_PROCESS, MAX_SHARDS, POOL_NAME
 from attar.pipelines.recipe.file import RECIPES_FOLDER
 from attar.pipelines.recipe.method_card import MethodCard
 from attar.pipelines.recipe.node import NAME
@@ -55,6 +55,12 @@ def recipe_schema() -> dict[str, Any]:
         },
     }
     definitions["pool"] = pool
+    definitions["shards"] = {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": MAX_SHARDS,
+        "description": "How many workers of the pool share the work; no part of what is made.",
+    }
     definitions["node"] = {"type": "object", "required": ["stage"], "oneOf": nodes}
     return {
         "$schema": DRAFT,
@@ -104,6 +110,7 @@ def _node(stage: Stage[Any, Any, Any], definitions: dict[str, Any]) -> dict[str,
             "config": given if config.get("required") else {"anyOf": [given, {"type": "null"}]},
             "inputs": inputs,
             "execution": {"$ref": "#/definitions/pool"},
+            **({} if stage.sharding is None else {"shards": {"$ref": "#/definitions/shards"}}),
         },
     }
 

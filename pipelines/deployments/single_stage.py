@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any
 
 from prefect import flow
@@ -14,11 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from attar.compressors.catalogue import did_you_mean
 from attar.pipelines.deployments import head_start  # noqa: F401 - starts the stages' imports
 from attar.pipelines.deployments.workplace import enter_workplace, plain_console
+from attar.pipelines.recipe.execution import MAX_SHARDS
 from attar.pipelines.run.gpu_slot import gpu_slot
 from attar.pipelines.run.listener import Listener
 from attar.registry.artifacts import confinement
 from attar.registry.artifacts.environment import num_cores
 from attar.registry.artifacts.handles import Artifact
+from attar.registry.artifacts.kinds.shard_facts import Shard
+from attar.registry.artifacts.shared_store import fetch, share
 from attar.registry.artifacts.store import Store
 from attar.registry.tracking.runs import Tracker
 from attar.stages.catalogue import STAGES
@@ -43,6 +47,8 @@ def stage(
     inputs: dict[str, list[Handle]] = {},  # noqa: B006
     mlflow_run_id: Annotated[str, Field(pattern=r"^[0-9a-f]*$")] = "",
     is_forced: bool = False,
+    shard_index: Annotated[int, Field(ge=0)] = 0,
+    num_shards: Annotated[int, Field(ge=0, le=MAX_SHARDS)] = 0,
 ) -> Any:
     """Run one stage on artifacts of the shared store and return the handle of what it made.
 
@@ -52,25 +58,15 @@ def stage(
         inputs: For each input slot, the handles of its artifacts.
         mlflow_run_id: MLflow run that the stage's model belongs to; empty for none.
         is_forced: Build even if a whole artifact lies in the store.
+        shard_index: Which part of the work, counted from 0.
+        num_shards: Of how many parts; 0 for the whole work.
     """
     home = enter_workplace()
     start_fork_server()
-    if name not in STAGES:
-        raise ValueError(f"stage {name!r}: unknown.{did_you_mean(name, STAGES)}")
-    chosen, store = STAGES[name], Store(home)
-    order = WorkOrder(
-        stage=name,
-        config=chosen.config_type.model_validate(config),
-        inputs=_inputs(chosen, store, inputs),
-        store_root=home,
-        num_threads=num_cores(),
-        is_forced=is_forced,
-        environment={"ATTAR_HOME": str(home)}
-        | ({"ATTAR_MLFLOW_RUN_ID": mlflow_run_id} if mlflow_run_id else {})
-        | {name: os.environ[name] for name in ("MLFLOW_TRACKING_URI", confinement.VARIABLE) if name in os.environ},
-    )
+    order = _order(home, name, config, inputs, Shard(shard_index, num_shards) if num_shards else None)
+    order = replace(order, is_forced=is_forced, environment=_environment(home, mlflow_run_id))
     try:
-        artifact, is_hit = _run(order, mlflow_run_id)
+        artifact, is_hit = _shared_run(order, mlflow_run_id)
     except StageFailed as error:
         return Failed(message=error.cause)  # the reason, without "Flow run encountered an exception"
     made = {"stage": name, "key": artifact.key, "fingerprint": artifact.fingerprint, "kind": artifact.kind}
@@ -79,6 +75,42 @@ def stage(
         message=f"{artifact.kind} {artifact.key[:12]}",
         data={**made, "is_hit": is_hit, "facts": dict(artifact.facts)},
     )
+
+
+def _order(
+    home: Path, name: str, config: dict[str, Any], inputs: dict[str, list[Handle]], shard: Shard | None
+) -> WorkOrder:
+    """Return what a stage is to do. Raises ValueError for a stage, a config or inputs that cannot be."""
+    if name not in STAGES:
+        raise ValueError(f"stage {name!r}: unknown.{did_you_mean(name, STAGES)}")
+    chosen = STAGES[name]
+    if shard is not None and chosen.sharding is None:
+        raise ValueError(f"num_shards is {shard.count}, but one worker does {name} whole; accepted: 0")
+    return WorkOrder(
+        stage=name,
+        config=chosen.config_type.model_validate(config),
+        inputs=_inputs(chosen, Store(home), inputs),
+        store_root=home,
+        num_threads=num_cores(),
+        shard=shard,
+    )
+
+
+def _shared_run(order: WorkOrder, mlflow_run_id: str) -> tuple[Artifact, bool]:
+    """Run the stage unless another machine has made it, and let the others have what it makes."""
+    store, key = Store(order.store_root), STAGES[order.stage].key(order.config, order.inputs)
+    if not order.is_forced:
+        fetch(store, order.stage, key if order.shard is None else order.shard.key(key))
+    artifact, is_hit = _run(order, mlflow_run_id)
+    share(store, artifact, is_forced=order.is_forced)
+    return artifact, is_hit
+
+
+def _environment(home: Path, mlflow_run_id: str) -> dict[str, str]:
+    """Return what is set in the stage's process."""
+    known = {"ATTAR_HOME": str(home)} | ({"ATTAR_MLFLOW_RUN_ID": mlflow_run_id} if mlflow_run_id else {})
+    inherited = ("MLFLOW_TRACKING_URI", confinement.VARIABLE)
+    return known | {name: os.environ[name] for name in inherited if name in os.environ}
 
 
 def _run(order: WorkOrder, mlflow_run_id: str) -> tuple[Artifact, bool]:
@@ -124,7 +156,7 @@ def _inputs(chosen: Stage[Any, Any, Any], store: Store, given: dict[str, list[Ha
 
 
 def _load(store: Store, handle: Handle, slot: str) -> Artifact:
-    if not store.holds(handle.stage, handle.key):
+    if not fetch(store, handle.stage, handle.key):
         raise ValueError(f"inputs.{slot}: the store holds no {handle.stage} artifact {handle.key[:12]}")
     artifact = store.load(handle.stage, handle.key)
     store.verify(artifact)

@@ -7,8 +7,11 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from attar.compressors.catalogue import did_you_mean
+from attar.stages.contract import Stage
 
 IN_PROCESS = "in_process"
+# Each is a flow run of its own, and a thread that waits for it.
+MAX_SHARDS = 256
 POOL_NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
 
 
@@ -34,6 +37,22 @@ def node_pool(name: str, spec: Mapping[str, Any], by_stage: Mapping[str, str]) -
     if "execution" in spec:
         return _checked(spec["execution"], f"node {name!r}, execution")
     return by_stage.get(str(spec.get("stage")), IN_PROCESS)
+
+
+def node_shards(name: str, spec: Mapping[str, Any], pool: str, stages: Mapping[str, Stage[Any, Any, Any]]) -> int:
+    """Return how many workers of its pool share a node's work. Raises ValueError for a number, a stage or a location that cannot be."""
+    given, stage = spec.get("shards", 1), spec.get("stage")
+    where = f"node {name!r}, shards = {given!r}"
+    if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= MAX_SHARDS:
+        raise ValueError(f"{where}: accepted: 1 to {MAX_SHARDS}")
+    if given == 1:
+        return given
+    sharing = [known for known, entry in stages.items() if entry.sharding is not None]
+    if isinstance(stage, str) and stage in stages and stage not in sharing:
+        raise ValueError(f"{where}: one worker does {stage} whole; accepted: 1, or a node of {', '.join(sharing)}")
+    if pool == IN_PROCESS:
+        raise ValueError(f"{where}: the node runs {IN_PROCESS}; accepted: 1, or execution: a work pool")
+    return given
 
 
 def _checked(pool: Any, where: str) -> str:

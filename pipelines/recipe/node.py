@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from attar.compressors.catalogue import did_you_mean
-from attar.pipelines.recipe.execution import IN_PROCESS, node_pool
+from attar.pipelines.recipe.execution import IN_PROCESS, node_pool, node_shards
 from attar.pipelines.recipe.explain import explanations
 from attar.pipelines.recipe.former_names import FORMER_STAGES
 from attar.pipelines.recipe.mistakes import Mistakes, RecipeError, shown
@@ -19,7 +19,7 @@ from attar.stages.catalogue import STAGES
 from attar.stages.contract import InputSlot, Stage, StageConfig
 from attar.stages.runtime.older_fields import renewed
 
-NODE_FIELDS = ("stage", "config", "inputs", "execution")
+NODE_FIELDS = ("stage", "config", "inputs", "execution", "shards")
 # Names become folders, files and tags.
 NAME = r"[A-Za-z0-9_][\w.-]{0,99}"
 
@@ -36,6 +36,8 @@ class Node:
     execution: str = IN_PROCESS
     # of what it makes: the one that its config and inputs say, of a node whose config is wrong any that its stage can make
     kinds: tuple[type[Artifact], ...] = ()
+    # how many workers of the pool share its work; no part of what is made either
+    shards: int = 1
 
     @property
     def upstream(self) -> set[str]:
@@ -46,7 +48,8 @@ class Node:
         """Return the node's YAML content: the fields that were given, the kind of each alternative among them."""
         config = self.config.model_dump(mode="json", exclude_unset=True)
         inputs = {slot: names[0] if len(names) == 1 else list(names) for slot, names in self.inputs.items() if names}
-        pool = {"execution": self.execution} if self.execution != IN_PROCESS else {}
+        pool: dict[str, Any] = {"execution": self.execution} if self.execution != IN_PROCESS else {}
+        pool |= {"shards": self.shards} if self.shards > 1 else {}
         parts = {"config": config, "inputs": inputs}
         return {"stage": self.stage.name, **{name: part for name, part in parts.items() if part}, **pool}
 
@@ -63,9 +66,10 @@ def read_node(
         return None
     with mistakes.noted():
         check_fields(spec, NODE_FIELDS, where)
-    stage_name, pool = spec.get("stage"), IN_PROCESS
+    stage_name, pool, shards = spec.get("stage"), IN_PROCESS, 1
     with mistakes.noted():
         pool = node_pool(name, spec, pools)
+        shards = node_shards(name, spec, pool, STAGES)
     if not isinstance(stage_name, str) or stage_name not in STAGES:
         known = did_you_mean(str(stage_name) if isinstance(stage_name, str) else "", STAGES)
         if isinstance(stage_name, str) and stage_name in FORMER_STAGES:
@@ -77,7 +81,7 @@ def read_node(
     config = _config(where, spec.get("config"), stage, mistakes)
     # a node whose config is wrong still has edges; of the others `with_kinds` tells
     kinds = stage.output_types if config is None else ()
-    return Node(name, stage, config or stage.config_type.model_construct(), inputs, pool, kinds)
+    return Node(name, stage, config or stage.config_type.model_construct(), inputs, pool, kinds, shards)
 
 
 def check_edges(node: Node, nodes: Mapping[str, Node], specs: Mapping[str, Any], mistakes: Mistakes) -> None:

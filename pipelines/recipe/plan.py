@@ -51,6 +51,7 @@ class PlannedNode:
         return {
             "node": self.node.name,
             "stage": self.node.stage.name,
+            "shards": self.node.shards,
             "state": self.state,
             "key": self.key,
             "num_flops": self.forecast.num_flops,
@@ -91,6 +92,8 @@ def make_plan(recipe: Recipe, store: Store, forced: frozenset[str] | set[str] = 
 
 def _forecast(node: Node, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     with _as_refusals(node):
+        if node.shards > 1 and node.stage.sharding is not None:
+            node.stage.sharding.check(node.shards, node.config, inputs)
         return node.stage.forecast(node.config, inputs)
 
 

@@ -175,9 +175,11 @@ def override(document: dict[str, Any], target: str, value: Any, where: str) -> N
         return
     parts = target.split(".")
     nodes = document.get("nodes")
-    is_place = len(parts) == 2 and parts[1] == "execution"
-    if not is_place and (len(parts) < 3 or parts[1] not in ("config", "inputs")):
-        raise RecipeError(f"{where}: the form is node.config.field=value, node.inputs.slot=node or node.execution=pool")
+    is_of_node = len(parts) == 2 and parts[1] in ("execution", "shards")
+    if not is_of_node and (len(parts) < 3 or parts[1] not in ("config", "inputs")):
+        raise RecipeError(
+            f"{where}: the form is node.config.field=value, node.inputs.slot=node, node.execution=pool or node.shards=number"
+        )
     if not isinstance(nodes, dict):
         raise RecipeError(f"{where}: `nodes` of the recipe is {shown(nodes)}; accepted: node names with a stage each")
     parts[0] = current_node(parts[0], nodes)

@@ -28,8 +28,9 @@ from attar.pipelines.recipe.whole import Recipe
 from attar.pipelines.run.console import RunConsole, WarningLines
 from attar.pipelines.run.finish import finish_run
 from attar.pipelines.run.listener import Listener
+from attar.pipelines.run.node_run import run_stage
 from attar.pipelines.run.overlaps import Overlaps
-from attar.pipelines.run.pool_run import PoolCall, check_pools, run_on_pool
+from attar.pipelines.run.pool_run import check_pools
 from attar.pipelines.run.resources import ResourcePool
 from attar.pipelines.run.stopping import close_dead_runs, stop_on_signals
 from attar.registry.artifacts import confinement
@@ -38,8 +39,8 @@ from attar.registry.artifacts.rates import learn_rate
 from attar.registry.tracking.run_record import NodeRecord, RunRecord, new_run_folder
 from attar.registry.tracking.runs import Tracker
 from attar.stages.contract import by_slot
-from attar.stages.process import OUR_PACKAGES, StageFailed, WorkOrder, one_line, run_in_process
-from attar.stages.runtime.progress import Event, Note
+from attar.stages.process import OUR_PACKAGES, StageFailed, WorkOrder, one_line
+from attar.stages.runtime.progress import Event
 
 logger = logging.getLogger(__name__)
 
@@ -205,29 +206,13 @@ def _run_node(run: Run, node: Node, planned: PlannedNode, num_threads: int) -> S
 
     try:
         with Listener(node.name, run.tracker, show) as listener:
-            artifact, is_hit = _run_stage(run, node, order, listener)
+            artifact, is_hit = run_stage(node, order, run.record, run.tracker.node_run_id(node.name), listener)
         return _node_done(run, node, artifact, is_hit, time.monotonic() - started)
     except StageFailed as error:
         return _node_failed(run, node, error, time.monotonic() - started)
     except Exception as error:  # noqa: BLE001 - what the run does beside the stage: left to Prefect, the node would run for ever
         failure = StageFailed(one_line(error), traceback.format_exc())
         return _node_failed(run, node, failure, time.monotonic() - started)
-
-
-def _run_stage(run: Run, node: Node, order: WorkOrder, listener: Listener) -> tuple[Artifact, bool]:
-    """Run the stage where the recipe wants it."""
-    if node.execution == IN_PROCESS:
-        return run_in_process(order, listener)
-    call = PoolCall(
-        pool=node.execution,
-        parent=run.record.prefect_flow_run_id,
-        run_id=run.record.id,
-        node=node.name,
-        order=order,
-        key=node.stage.key(order.config, order.inputs),
-        mlflow_run_id=run.tracker.node_run_id(node.name),
-    )
-    return run_on_pool(call, lambda text: listener(Note(text)))
 
 
 def _node_done(run: Run, node: Node, artifact: Artifact, is_hit: bool, seconds: float) -> State:

@@ -24,6 +24,8 @@ from prefect.states import Cancelling, State
 from attar.pipelines.operate.prefect_home import RUN_TAG
 from attar.pipelines.recipe.execution import deployment_of
 from attar.registry.artifacts.handles import Artifact
+from attar.registry.artifacts.kinds.shard_facts import Shard
+from attar.registry.artifacts.shared_store import fetch, share
 from attar.registry.artifacts.store import CorruptArtifactError, Store
 from attar.stages.contract import by_slot
 from attar.stages.process import StageFailed, WorkOrder
@@ -38,6 +40,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 # Children of this process that have not ended: whoever stops this process stops them.
 _open: set[UUID] = set()
+# Prefect counts the runs that a flow asks for without a lock: two threads at once would share the task run that stands for theirs.
+_asking = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,18 +62,25 @@ class PoolCall:
         """The same for the same work of the same parent. Asked for again after a retry, the server answers with the run that is there."""
         return f"{self.parent}-{self.node}-{self.key}-{self.life}"
 
+    def of_shard(self, shard: Shard) -> PoolCall:
+        """Return the call for one worker's part of the work. MLflow has a node's numbers once, from what is gathered."""
+        node, order = f"{self.node} {shard.index + 1}/{shard.count}", replace(self.order, shard=shard)
+        return replace(self, node=node, order=order, key=shard.key(self.key), mlflow_run_id="")
+
     def parameters(self, store: Store) -> dict[str, Any]:
         """Return what the deployment `stage` is called with: plain JSON, names and keys only."""
         inputs = {
             slot: [{"stage": store.manifest(artifact)["stage"], "key": artifact.key} for artifact in artifacts]
             for slot, artifacts in by_slot(self.order.inputs).items()
         }
+        shard = self.order.shard
         return {
             "name": self.order.stage,
             "config": self.order.config.model_dump(mode="json"),
             "inputs": inputs,
             "mlflow_run_id": self.mlflow_run_id,
             "is_forced": self.order.is_forced,
+            **({} if shard is None else {"shard_index": shard.index, "num_shards": shard.count}),
         }
 
 
@@ -99,9 +110,10 @@ def run_on_pool(call: PoolCall, say: Callable[[str], None]) -> tuple[Artifact, b
     failed is not.
     """
     store, num_crashes = Store(call.order.store_root), 0
-    stored = None if call.order.is_forced else _stored(call, store)
+    stored = None if call.order.is_forced else stored_artifact(call, store)
     if stored is not None:
         return stored, True
+    share_inputs(call, store)
     while True:
         child = _patiently(_ask, call, store)
         if child.state is not None and child.state.is_final() and not child.state.is_completed():
@@ -118,6 +130,13 @@ def run_on_pool(call: PoolCall, say: Callable[[str], None]) -> tuple[Artifact, b
         call = replace(call, life=call.life + 1)
 
 
+def share_inputs(call: PoolCall, store: Store) -> None:
+    """Let the pool's machines have what the work reads, where they share no folder."""
+    for artifacts in by_slot(call.order.inputs).values():
+        for artifact in artifacts:
+            share(store, artifact)
+
+
 def cancel_open_children() -> None:
     """Cancel the flow runs that this process waits for, so that no pool works for a run that is stopped."""
     if not _open:
@@ -128,14 +147,15 @@ def cancel_open_children() -> None:
 
 
 def _ask(call: PoolCall, store: Store) -> FlowRun:
-    return run_deployment(  # type: ignore[return-value] - sync here
-        deployment_of(call.pool),
-        parameters=call.parameters(store),
-        flow_run_name=f"{call.node} of {call.run_id}",
-        idempotency_key=call.idempotency_key,
-        tags=[RUN_TAG, f"attar-run:{call.run_id}"],
-        timeout=0,
-    )
+    with _asking:
+        return run_deployment(  # type: ignore[return-value] - sync here
+            deployment_of(call.pool),
+            parameters=call.parameters(store),
+            flow_run_name=f"{call.node} of {call.run_id}",
+            idempotency_key=call.idempotency_key,
+            tags=[RUN_TAG, f"attar-run:{call.run_id}"],
+            timeout=0,
+        )
 
 
 def _wait(child: UUID, say: Callable[[str], None]) -> State:
@@ -177,17 +197,20 @@ def _patiently(ask: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) ->
 
 
 def _made(call: PoolCall, store: Store) -> Artifact:
-    artifact = _stored(call, store)  # verified: it has come over a file system of several machines
+    if call.order.is_forced:
+        fetch(store, call.order.stage, call.key, is_forced=True)
+    artifact = stored_artifact(call, store)  # verified: it has come over a file system of several machines
     if artifact is None:
         raise StageFailed(
             f"pool {call.pool} has finished, but {store.root} holds no whole artifact {call.key[:12]}:"
-            " ATTAR_HOME must be the same shared folder on both sides"
+            " ATTAR_HOME must be the same shared folder on both sides, or ATTAR_SHARED_STORE the same object store"
         )
     return artifact
 
 
-def _stored(call: PoolCall, store: Store) -> Artifact | None:
-    if not store.holds(call.order.stage, call.key):
+def stored_artifact(call: PoolCall, store: Store) -> Artifact | None:
+    """Return the verified artifact of a call, if it is there."""
+    if not fetch(store, call.order.stage, call.key):
         return None
     artifact = store.load(call.order.stage, call.key)
     try:

@@ -8,7 +8,7 @@ import re
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock
@@ -69,6 +69,17 @@ def open_to_readers(folder: Path) -> None:
         status = path.lstat()
         if stat.S_ISREG(status.st_mode) and readers & ~status.st_mode and status.st_uid == os.geteuid():
             path.chmod(stat.S_IMODE(status.st_mode) | readers)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file that never changes a second name, whatever had that before. Copy a link, or where the disk cannot."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    with suppress(OSError):  # another disk, or one without hard links
+        if not source.is_symlink():
+            os.link(source, target)
+            return
+    shutil.copy2(source, target)
 
 
 def make_way(folder: Path) -> None:

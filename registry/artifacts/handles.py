@@ -32,6 +32,7 @@ from attar.registry.artifacts.kinds.kind_facts import (
 )
 from attar.registry.artifacts.kinds.onnx_facts import OnnxFacts
 from attar.registry.artifacts.kinds.prefix_facts import CompressorArtifact, PrefixArtifact
+from attar.registry.artifacts.kinds.shard_facts import ShardArtifact  # noqa: F401 - one of KINDS
 from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES, TAGGER
 
 DATA_CARD = "data_card"  # files in a data set's `records/` that describe it: .md for people, .json for programs
@@ -252,8 +253,7 @@ class ReleaseArtifact(Artifact[ReleaseFacts]):
 AnyModel = ModelArtifact | EncoderArtifact | ClassifierArtifact | TaggerArtifact | ImageClassifierArtifact
 AnyGraph = OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | TaggerGraphArtifact | ImageGraphArtifact
 AnyData = DatasetArtifact | ImageDatasetArtifact
-# What is trained, folded and exported.
-Trainable = AnyModel | DenoiserArtifact
+Trainable = AnyModel | DenoiserArtifact  # what is trained, folded and exported
 Learned = AdapterArtifact | PrefixArtifact | CompressorArtifact  # what a training leaves
 
 # Every class above.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -21,6 +22,8 @@ class Slot:
     inputs: dict[str, list[dict[str, str]]]
     # Free space the build is expected to take, in bytes; checked before it starts. 0: not known.
     expected_bytes: int = 0
+    # What building the shards that are gathered took, as their manifests say.
+    spent: tuple[Mapping[str, Any], ...] = ()
 
 
 def manifest_of(

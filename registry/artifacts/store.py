@@ -206,7 +206,7 @@ class Store:
     def _build(self, slot: Slot, kind: type[A], key: str, build: Callable[[Path], A]) -> A:
         workdir = self.root / "work" / key
         content = workdir / CONTENT
-        cost = Cost()
+        cost = Cost(slot.spent)
         try:
             check_space(self.root, slot.expected_bytes)
             for folder in (workdir.parent, workdir):

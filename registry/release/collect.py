@@ -77,7 +77,10 @@ def _broken(store: Store, folders: Iterable[Path], is_dry_run: bool) -> list[dic
 
 def _recent_keys(home: Path, num_runs: int) -> set[str]:
     records = run_records(home)[-num_runs:] if num_runs else []
-    return {node.key for record in records for node in record.nodes.values() if node.key}
+    # shards are needed until they are gathered
+    return {
+        key for record in records for node in record.nodes.values() for key in ([node.key] if node.key else node.shards)
+    }
 
 
 def _abandoned_work(home: Path, is_dry_run: bool) -> list[dict[str, Any]]:

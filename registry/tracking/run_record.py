@@ -40,6 +40,8 @@ class NodeRecord:
     seconds: float = 0.0
     cause: str = ""
     details: str = ""
+    # keys of its shards, where several workers share it
+    shards: list[str] = field(default_factory=list)
 
 
 @dataclass

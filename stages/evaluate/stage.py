@@ -5,47 +5,31 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from attar.compressors.data.prompts import stop_token_ids, text_windows
-from attar.compressors.export.runtime import CPU, OnnxRunner
-from attar.compressors.measure.cost import flops_per_token
-from attar.compressors.measure.likelihood import perplexity_of, piece_losses
-from attar.compressors.measure.memory import held_bytes
-from attar.compressors.models.runner import CausalRunner, PrefixableRunner, TorchRunner
 from attar.registry.artifacts.facts import Facts
-from attar.registry.artifacts.fingerprint import digest, folder_digests
+from attar.registry.artifacts.fingerprint import folder_digests
 from attar.registry.artifacts.handles import EvaluationArtifact
+from attar.registry.artifacts.kinds.shard_facts import WHOLE, Shard, ShardArtifact, ShardFacts
+from attar.registry.artifacts.store import CONTENT
 from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, IMAGES, TAGGER, fills_masks, subject_of
-from attar.stages.artifacts.dataset.measured_data import in_turn, names_ahead, plain_text, question_rows, unique_names
-from attar.stages.artifacts.dataset.partition import shared_rows_note
-from attar.stages.artifacts.dataset.rows import Row, read_rows, split_rows
+from attar.stages.artifacts.dataset.measured_data import names_ahead
 from attar.stages.artifacts.images.fit import refuse_other_data
-from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.artifacts.model.size_forecast import flops_of_token
-from attar.stages.artifacts.onnx_session import open_session
-from attar.stages.artifacts.prefix.figures import check_prefix, prefix_figures
-from attar.stages.artifacts.prefix.folder import prefixed, refuse_others_prefix
-from attar.stages.artifacts.serving.load import check_served, served_figures
+from attar.stages.artifacts.prefix.figures import check_prefix
+from attar.stages.artifacts.prefix.folder import refuse_others_prefix
+from attar.stages.artifacts.serving.load import check_served
 from attar.stages.artifacts.work_forecast import FORWARD, TOKENS_PER_ROW, num_questions_of
-from attar.stages.contract import Forecast, stage
-from attar.stages.evaluate.answers.answering import Answering, by_kind, guessed_share, named_tasks
+from attar.stages.contract import Forecast, Sharding, stage
 from attar.stages.evaluate.answers.filled import evaluate_filled, filled_forecast
-from attar.stages.evaluate.answers.kept_answers import write_answers
-from attar.stages.evaluate.blocks import Blocks, ask_in_blocks, order_seed
+from attar.stages.evaluate.causal.measure import measure_causal
+from attar.stages.evaluate.causal.measurements import PIECES, Measurements
+from attar.stages.evaluate.causal.report import report_causal
 from attar.stages.evaluate.classes.classifier import evaluate_classifier
 from attar.stages.evaluate.classes.tagger import evaluate_tagger
-from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs, Measured, refuse_fills, refuse_provider
+from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs, refuse_fills, refuse_provider
 from attar.stages.evaluate.encoder import encoder_evaluation_forecast, evaluate_encoder
-from attar.stages.evaluate.headline import headline_metrics
 from attar.stages.evaluate.images.measures import evaluate_images, image_evaluation_forecast
-from attar.stages.evaluate.paired_evaluations import evaluation_of
-from attar.stages.evaluate.question_pairs import question_ids
-from attar.stages.evaluate.speculation import check_draft, speculation
-from attar.stages.evaluate.timing import timed
-from attar.stages.evaluate.written import write_evaluation
-from attar.stages.runtime.device import pick_device, pick_dtype
-from attar.stages.runtime.progress import bar, note
+from attar.stages.evaluate.speculation import check_draft
 
 # How models of another subject than causal text are forecast and measured.
 TEXTS = dict.fromkeys((ENCODER, CLASSIFIER, TAGGER), encoder_evaluation_forecast)
@@ -98,6 +82,32 @@ def _outside(config: EvaluateConfig) -> str:
     return json.dumps(folder_digests(Path(config.harness.folder)), sort_keys=True) if config.harness.folder else ""
 
 
+def _max_pieces(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> int:
+    subject = subject_of(inputs["model"][0])
+    if subject in MEASURES:
+        raise ValueError(f"shards: one worker measures {subject.words} whole; accepted: 1")
+    if fills_masks(inputs["model"][0]):
+        raise ValueError("shards: one worker measures a model that fills masks whole; accepted: 1")
+    if config.stop is not None:
+        raise ValueError("stop: what is asked next hangs on all answers so far; accepted: shards: 1, or no stop")
+    return 0 if inputs.get("text") else int(num_questions_of(inputs.get("tasks", ()), config.max_rows))
+
+
+def _work(config: EvaluateConfig, inputs: EvaluateInputs, shard: Shard, workdir: Path) -> ShardArtifact:
+    content = workdir / CONTENT
+    measured, _ = measure_causal(config, inputs, shard, content)
+    measured.save(content)
+    return ShardArtifact.at(content, ShardFacts(shard_index=shard.index, num_shards=shard.count))
+
+
+def _gather(
+    config: EvaluateConfig, inputs: EvaluateInputs, shards: Sequence[ShardArtifact], workdir: Path
+) -> EvaluationArtifact:
+    return report_causal(
+        config, inputs, Measurements.gathered([shard.path for shard in shards]), None, workdir / CONTENT
+    )
+
+
 @stage(
     "evaluate",
     version=7,
@@ -105,6 +115,7 @@ def _outside(config: EvaluateConfig) -> str:
     outside=_outside,
     check=refuse_others_prefix,
     mask_filling=("model", "beside"),
+    sharding=Sharding(_work, _gather, _max_pieces, PIECES),
 )
 def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> EvaluationArtifact:
     """Measure accuracy, perplexity, sizes, FLOPs a token, latency alone and served, and what the model is worth as a draft.
@@ -113,139 +124,9 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
     With a prefix all of it behind its vectors, and the KL to the model that reads the demonstrations instead.
     Raises ValueError when a text that it drafted, in float32, is not the original's own.
     """
-    from transformers import AutoConfig, GenerationConfig  # a second that a plan need not wait for
-
+    content = workdir / CONTENT
     if fills_masks(inputs.model.facts):
-        return evaluate_filled(config, inputs, workdir / "content")
+        return evaluate_filled(config, inputs, content)
     if (measure := MEASURES.get(inputs.model.subject)) is not None:
-        return measure(config, inputs, workdir / "content")
-    folder = inputs.model.path
-    rows = _rows(config, inputs)
-    in_stead = inputs.model if inputs.form is None else inputs.form
-    served = served_figures(config.timing.served, in_stead, inputs.beside, in_turn(rows), workdir / "content")
-    tokenizer = load_tokenizer(folder)
-    model_config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    plain, has_settings = _runner(config, inputs.model), (folder / "generation_config.json").exists()
-    behind = None if inputs.prefix is None else prefixed(plain, inputs.prefix)
-    runner = plain if behind is None else behind
-    generation_config = GenerationConfig.from_pretrained(folder) if has_settings else None
-    evaluation: dict[str, Any] = {
-        "format": inputs.model.kind,
-        "num_blocks": inputs.model.facts.num_blocks,
-        "model_fingerprint": inputs.model.fingerprint,
-        "part": config.part,
-    }
-    _tell_part(config, inputs)
-    evaluation |= _size(config, inputs.model, model_config)
-    num_bytes = evaluation["disk_bytes"] * _widening(config, inputs.model)
-    evaluation["memory_bytes"] = held_bytes(runner, num_bytes, config.timing.num_prompt_tokens)
-    evaluation |= _text(config, inputs, runner, tokenizer)
-    stop_ids = stop_token_ids(tokenizer, generation_config)
-    answering = Answering(runner, tokenizer, stop_ids, config.max_new_tokens, config.batch_size)
-    evaluation |= _questions(config, inputs, rows, answering, generation_config, workdir / "content")
-    # what two evaluations can be compared on text by text
-    evaluation["text"] = inputs.text.fingerprint if inputs.text is not None else ""
-    evaluation |= {"latency": _latency(config, inputs, runner, model_config.vocab_size), "served": served}
-    if inputs.prefix is not None and behind is not None:
-        evaluation["prefix"] = prefix_figures(behind, inputs.prefix, in_turn(rows), tokenizer)
-    if inputs.original is not None and runner.torch_model is not None:  # the forecast refuses a graph that is to draft
-        evaluation["speculation"] = speculation(config, runner.torch_model, inputs.original, in_turn(rows))
-    return write_evaluation(evaluation, headline_metrics(evaluation), workdir / "content")
-
-
-def _rows(config: EvaluateConfig, inputs: EvaluateInputs) -> dict[str, list[Row]]:
-    names = unique_names(inputs.tasks, "task")
-    return {
-        name: question_rows(data, config.max_rows, config.part) for name, data in zip(names, inputs.tasks, strict=True)
-    }
-
-
-def _tell_part(config: EvaluateConfig, inputs: EvaluateInputs) -> None:
-    """Say which data have no rows set apart for choices, where these are asked for."""
-    if config.part == "choose":
-        note("measured on the rows that choices are made on: figures to choose by, not to report")
-        data = [*inputs.tasks, *([inputs.text] if inputs.text is not None else [])]
-        for some in data:
-            if not split_rows(read_rows(some.path / "rows.jsonl"), "choose"):
-                note(shared_rows_note(str(some.facts.get("name", "a data set")), "choose among models"))
-
-
-def _runner(config: EvaluateConfig, model: Measured) -> PrefixableRunner:
-    if model.is_graph:
-        return OnnxRunner(open_session(model.path, config.provider), config.provider)
-    device = pick_device()
-    return TorchRunner(load_model(model.path, pick_dtype(config.precision, device), device))
-
-
-def _size(config: EvaluateConfig, model: Measured, model_config: Any) -> dict[str, Any]:
-    num_matmul = model.facts.num_matmul_parameters  # type: ignore[union-attr] - the forecast refuses images
-    weights = [path for path in model.path.iterdir() if path.suffix in (".safetensors", ".onnx", ".onnx_data")]
-    return {
-        "num_parameters": model.facts.num_parameters,
-        "flops_per_token": flops_per_token(num_matmul, model_config, config.timing.num_prompt_tokens),
-        "disk_bytes": sum(path.stat().st_size for path in weights),
-    }
-
-
-def _widening(config: EvaluateConfig, model: Measured) -> int:
-    """Return how many bytes of memory a byte of weights takes: onnxruntime's CPU keeps a graph's float16 ones in float32."""
-    return 2 if config.provider == CPU and model.facts.get("precision") == "float16" else 1
-
-
-def _latency(config: EvaluateConfig, inputs: EvaluateInputs, runner: CausalRunner, vocab_size: int) -> dict[str, Any]:
-    beside = _runner(config, inputs.beside) if inputs.beside is not None else None
-    if inputs.beside is not None:  # the prompt's tokens are drawn from those that both know
-        vocab_size = min(vocab_size, inputs.beside.facts.vocab_size)  # type: ignore[union-attr] - the forecast refuses images
-    timing = timed(runner, beside, vocab_size=vocab_size, num_prompt_tokens=config.timing.num_prompt_tokens)
-    if inputs.beside is not None:
-        timing["beside"]["model_fingerprint"] = inputs.beside.fingerprint
-    return timing
-
-
-def _text(config: EvaluateConfig, inputs: EvaluateInputs, runner: CausalRunner, tokenizer: Any) -> dict[str, Any]:
-    """Return the perplexity, what it is made of, and the bytes that were predicted: per byte, models of other tokens compare."""
-    if inputs.text is None:
-        return {"perplexity": None, "text_pieces": [], "text_bytes": 0}
-    windows = text_windows(tokenizer, plain_text(inputs.text, config.part), config.perplexity_window)
-    counter = bar("reading text", len(windows), "windows")
-    pieces = piece_losses(runner, windows, batch_size=max(1, config.batch_size // 4), on_scored=counter.advance)
-    num_bytes = sum(len(tokenizer.decode(part).encode()) for _, part in windows)
-    return {"perplexity": perplexity_of(pieces), "text_pieces": pieces, "text_bytes": num_bytes}
-
-
-def _questions(
-    config: EvaluateConfig,
-    inputs: EvaluateInputs,
-    rows: Mapping[str, Sequence[Row]],
-    answering: Answering,
-    generation_config: Any,
-    content: Path,
-) -> dict[str, Any]:
-    """Return accuracy in [0, 1] by task, which questions were right, and some answers word for word; keep all of them beside it."""
-    sampled = in_turn(rows)[: config.num_samples]
-    tasks, right = named_tasks(config, answering, generation_config)
-    answered, stopping = by_kind(rows), None
-    ids = {name: question_ids(some) for name, some in answered.items()}
-    if config.stop is None:
-        right |= answering.right(answered, sampled)
-    else:
-        assert inputs.baseline is not None, "the forecast refuses it"
-        seed = order_seed(config.stop, inputs.model.fingerprint)
-        blocks = Blocks.of(answered, evaluation_of(inputs.baseline), seed)
-        stopping = ask_in_blocks(config.stop, blocks, answering.right)
-        answering.right({}, sampled)
-        right |= blocks.right
-        ids = {name: blocks.ids[name][: len(some)] for name, some in blocks.right.items()}
-        answered = {name: blocks.rows[name][: len(some)] for name, some in blocks.right.items()}
-    write_answers(content, answered, ids, right, answering.sample)
-    return {
-        "tasks": tasks | {name: sum(right[name]) / len(right[name]) for name in answered},
-        "right": right,
-        "num_rows": {name: len(some) for name, some in right.items()},
-        "guessed": {name: guessed_share(some) for name, some in answered.items()},
-        # what two evaluations can be compared on, all questions at once and question by question
-        "asked": {name: digest([row.question for row in some]) for name, some in answered.items()},
-        "question_ids": ids,
-        "stopping": stopping,
-        "samples": [answering.sample(row) for row in sampled],
-    }
+        return measure(config, inputs, content)
+    return report_causal(config, inputs, *measure_causal(config, inputs, WHOLE, content), content)

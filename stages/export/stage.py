@@ -80,7 +80,7 @@ def _makes(config: ExportConfig, kind: type[Artifact] | None) -> type[Artifact]:
     return GRAPHS.get(kind.subject if kind else CAUSAL, config.format.makes)
 
 
-@stage("export", version=4, forecast=_forecast, output=_makes, follows="model")
+@stage("export", version=5, forecast=_forecast, output=_makes, follows="model")
 def export(
     config: ExportConfig, inputs: ExportInputs, workdir: Path
 ) -> AnyGraph | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact | SamplerGraphArtifact:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from attar.compressors.adapt.catalogue import AdaptMethod
 from attar.compressors.adapt.compressor import PrefixCompressor
+from attar.compressors.adapt.elastic import ElasticWeights
 from attar.compressors.adapt.lora import Lora
 from attar.compressors.adapt.prefix import SoftPrefix
 from attar.compressors.adapt.quantization_aware import QuantizationAware as QuantizationAwareMethod
@@ -15,6 +16,7 @@ from attar.compressors.adapt.weights import FullWeights
 from attar.compressors.adapt.weights import LastBlocks as LastBlocksMethod
 from attar.compressors.guidance.denoiser import ScaleAdapters
 from attar.compressors.quantize.roundings import ROUNDINGS, BlockIntegers, Rounding
+from attar.stages.artifacts.encoder.elastic import SubNetworks
 from attar.stages.artifacts.encoder.exits import Exits
 from attar.stages.artifacts.model.folder import QuantizedBase
 from attar.stages.artifacts.prefix.learning import BeforePrompt, DemonstrationCompressor, PrefixVectors
@@ -202,7 +204,16 @@ class Guidance(StageConfig):
         return ScaleAdapters(adapter=self.adapter, rank=self.rank, is_base_at_one=self.is_base_at_one)
 
 
-AdaptKind = LowRank | AllWeights | LastBlocks | QuantizationAware | Guidance | PrefixVectors | DemonstrationCompressor
+AdaptKind = (
+    LowRank
+    | AllWeights
+    | LastBlocks
+    | QuantizationAware
+    | Guidance
+    | PrefixVectors
+    | DemonstrationCompressor
+    | SubNetworks
+)
 Adapt = Annotated[AdaptKind, Field(discriminator="kind"), default_kind("lora")]
 
 
@@ -214,4 +225,6 @@ def learned_by(adapt: AdaptKind) -> tuple[AdaptMethod, BeforePrompt | None]:
         method = PrefixCompressor(num_vectors=adapt.num_vectors, num_blocks=adapt.num_blocks)
         shown = {"num_sets": adapt.num_sets, "text_fraction": adapt.text_fraction}
         return method, BeforePrompt(num_vectors=adapt.num_vectors, **shown)  # type: ignore[arg-type]
+    if adapt.kind == "elastic":
+        return ElasticWeights(), None
     return adapt.method, None

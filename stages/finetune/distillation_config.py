@@ -9,6 +9,7 @@ from attar.compressors.distill.losses.objective import Objective
 from attar.compressors.distill.teachers.contexts import ContextBuilder
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.subjects import DENOISER, subject_of
+from attar.stages.artifacts.encoder.elastic import check_space
 from attar.stages.artifacts.encoder.exits import check_exits
 from attar.stages.artifacts.model.expert_facts import float_fraction, is_dense, refuse_float_experts
 from attar.stages.finetune.adapt_config import AdaptKind
@@ -218,3 +219,5 @@ def check_adapt(adapt: AdaptKind, model: Facts) -> None:
     if adapt.expert_rank and is_dense(model):
         raise ValueError(f"adapt.expert_rank is {adapt.expert_rank}, but the model has no experts; accepted: 0")
     check_exits(adapt.exits, model, "adapt.exits")
+    if adapt.kind == "elastic":
+        check_space(adapt.space.space, model, "adapt.space")

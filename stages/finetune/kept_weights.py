@@ -15,6 +15,7 @@ from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import AdapterArtifact, Trainable
 from attar.registry.artifacts.kinds.kind_facts import AdapterFacts
 from attar.stages.artifacts.adapter_files import write_adapters
+from attar.stages.artifacts.encoder.elastic import space_facts
 from attar.stages.finetune.heldout_quality import MAX_ROWS
 from attar.stages.finetune.plan import Adaptation
 from attar.stages.finetune.training_run import TrainingRun
@@ -50,6 +51,7 @@ def save_adapter(
     others = write(run, adaptation, base, content)
     is_by_quality = tell_best(run)
     known = {"vocab_size": base.facts.get("vocab_size"), "exits": adaptation.exits}  # an image has no tokens
+    others = {**others, **space_facts(adaptation.elastic.space if adaptation.elastic is not None else None)}
     if (masking := adaptation.masking) is not None:
         known |= {"mask_token": masking.token, "mask_block_size": masking.block_size}
     facts = AdapterFacts(

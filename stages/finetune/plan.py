@@ -17,6 +17,7 @@ from attar.compressors.distill.teachers.contexts import ContextBuilder
 from attar.compressors.distill.teachers.pool import PoolRule
 from attar.compressors.distill.teachers.sources import SelfRule
 from attar.compressors.distill.teachers.subclasses import Split
+from attar.compressors.elastic.space import ElasticRule
 from attar.compressors.images.augment import Augmentation
 from attar.compressors.masked.hiding import Masking
 from attar.registry.artifacts.facts import several
@@ -58,6 +59,7 @@ class Adaptation:
     quantized_base: QuantizedBase
     before_prompt: BeforePrompt | None = None  # vectors, where they learn
     exits: tuple[int, ...] = ()  # of an encoder: after how many blocks its vector is learned; none: after the last
+    elastic: ElasticRule | None = None  # sub-networks, where they learn
     masking: Masking | None = None  # of a student that learns to fill masks
 
 
@@ -178,12 +180,7 @@ class TrainingPlan:
             average_decay=config.schedule.average_decay,
             max_minutes=config.schedule.max_minutes,
             seed=config.schedule.seed,
-            passes=Passes(
-                is_packed=compute.is_packed,
-                gradient_checkpointing=compute.gradient_checkpointing,
-                vocabulary_sample=compute.vocabulary_sample,
-                num_shards=compute.num_shards,
-            ),
+            passes=Passes(**{name: getattr(compute, name) for name in Passes.__dataclass_fields__}),
             heldout=evaluations_of(config.heldout),
             checkpoints=checkpoints_of(config.checkpoints),
         )
@@ -217,6 +214,7 @@ def adaptation_of(adapt: AdaptKind, facts: AnyModelFacts, masking: Masking | Non
         method=method,
         first_block=0 if adapt.blocks == "all" else first_block_after_cut(facts),
         before_prompt=before_prompt,
+        elastic=getattr(adapt, "rule", None),
         masking=masking,
     )
 

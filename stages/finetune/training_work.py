@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from attar.registry.artifacts.facts import Facts
+from attar.stages.artifacts.encoder.elastic import space_facts
 from attar.stages.artifacts.work_forecast import FORWARD, TOKENS_PER_ROW, num_rows_of, parameters_of
 from attar.stages.finetune.adapt_config import AdaptKind, learned_by
 from attar.stages.finetune.schedule_config import MasksConfig, ScheduleConfig
@@ -52,4 +53,5 @@ def learned_facts(adapt: AdaptKind, model: Facts, masks: MasksConfig | None = No
         width = {"hidden_size": model["hidden_size"]} if "hidden_size" in model else {}
         return {**facts, **width, "num_vectors": before.num_vectors}
     known = {"expert_rank": adapt.expert_rank, "exits": adapt.exits}
+    facts |= space_facts(adapt.space.space) if adapt.kind == "elastic" else {}
     return {"method": adapt.kind, **{name: value for name, value in known.items() if value}, **facts}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,22 +16,24 @@ from attar.compressors.models.runner import TorchRunner
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
 from attar.registry.artifacts.kinds.kind_facts import DatasetFacts
-from attar.stages.artifacts.dataset.rows import Row, piece_split, read_rows, write_rows
-from attar.stages.artifacts.dataset.samples import exact_tokens
-from attar.stages.artifacts.dataset.teacher_shards import (
-    carry_candidates,
-    finished_shards,
-    gather_rows,
-    recorded_facts,
-    shard_name,
-    write_shard,
+from attar.registry.artifacts.kinds.shard_facts import WHOLE, Shard
+from attar.stages.artifacts.dataset.partial_rows import (
+    PIECE,
+    PIECES,
+    Recorded,
+    gather_pieces,
+    in_pieces,
+    row_sharding,
+    write_pieces,
 )
+from attar.stages.artifacts.dataset.rows import Row, piece_split, read_rows
+from attar.stages.artifacts.dataset.samples import exact_tokens
+from attar.stages.artifacts.dataset.teacher_shards import recorded_facts, shard_name
 from attar.stages.artifacts.model.folder import load_tokenizer
 from attar.stages.artifacts.model.placement import InMemory, Placement
 from attar.stages.artifacts.work_forecast import rows_alike
 from attar.stages.contract import Forecast, StageConfig, stage
 from attar.stages.runtime.device import Precision, pick_device, pick_dtype
-from attar.stages.runtime.progress import bar, note
 
 
 class RecordConfig(StageConfig):
@@ -77,13 +80,8 @@ def _forecast(config: RecordConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
     return Forecast(facts, num_flops=2.0 * num_parameters * num_tokens, peak_memory_bytes=6.0 * num_parameters)
 
 
-@stage("record", version=2, forecast=_forecast)
-def record(config: RecordConfig, inputs: RecordInputs, workdir: Path) -> DatasetArtifact:
-    """Score every row once with the teacher and record its most likely next tokens. Distillation then needs no teacher in memory.
-
-    Questions keep their answers; text becomes rows of `max_tokens`. Shards already written by an interrupted run are kept.
-    Raises ValueError when there is nothing to read.
-    """
+def _write(config: RecordConfig, inputs: RecordInputs, shard: Shard, workdir: Path) -> int:
+    """Record the shard's pieces and return how many there are in all."""
     device = pick_device()
     tokenizer = load_tokenizer(inputs.model.path)
     rows = list(_tokenized(config, inputs, tokenizer))
@@ -92,27 +90,53 @@ def record(config: RecordConfig, inputs: RecordInputs, workdir: Path) -> Dataset
         raise ValueError("the data set has no row of two tokens or more")
     # by length, so that a batch has little padding; ids keep the rows apart
     rows.sort(key=lambda row: (len(row.prompt_ids) + len(row.answer_ids), row.id))
-    shards = [rows[start : start + config.rows_per_shard] for start in range(0, len(rows), config.rows_per_shard)]
-    folder = workdir / "shards"
-    done = finished_shards(folder)
-    if done:
-        note(f"continuing: {len(done)} of {len(shards)} shards were written before")
+    pieces = in_pieces(rows, config.rows_per_shard)
+    shard.check(len(pieces), PIECE)
     placement = Placement.chosen(config.in_memory, inputs.model.path, 1, device, workdir / "changes")
     runner = TorchRunner(placement.load(inputs.model.path, pick_dtype(config.precision, device)))
-    counter = bar("recording", len(rows), "rows", done=sum(len(shards[index]) for index in done))
-    for index, shard in enumerate(shards):
-        if index in done:
-            continue
+
+    def score(piece: Sequence[Row], index: int, advance: Callable[[float], None]) -> tuple[list[Row], Recorded]:
         candidates = top_candidates(
             runner,
-            [_recorded_part(config, row) for row in shard],
+            [_recorded_part(config, row) for row in piece],
             num_candidates=config.num_recorded,
             batch_size=config.batch_size,
-            on_scored=counter.advance,
+            on_scored=advance,
         )
-        recorded = dict(zip((row.id for row in shard), candidates, strict=True))
-        write_shard(folder, index, [row.with_changes(recorded_in=shard_name(index)) for row in shard], recorded)
-    return _finish(config, inputs, workdir, gather_rows(folder, len(shards)))
+        recorded = dict(zip((row.id for row in piece), candidates, strict=True))
+        return [row.with_changes(recorded_in=shard_name(index)) for row in piece], recorded
+
+    write_pieces(workdir / PIECES, "recording", pieces, score, shard)
+    return len(pieces)
+
+
+def _finish(config: RecordConfig, inputs: RecordInputs, folders: Sequence[Path], content: Path) -> DatasetArtifact:
+    """Gather the pieces that lie in some folders into the data set."""
+    rows = gather_pieces(folders, content)
+    facts = DatasetFacts(
+        name=inputs.data.facts.name or "recorded",
+        num_rows=len(rows),
+        num_heldout=sum(row.split == "heldout" for row in rows),
+        num_recorded=config.num_recorded,
+        vocab_size=inputs.model.facts.vocab_size,
+    )
+    return DatasetArtifact.at(content, facts)
+
+
+def _max_pieces(config: RecordConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> int:
+    # how many rows a text is cut into is known once it is read
+    return ceil(config.max_rows / config.rows_per_shard)
+
+
+@stage("record", version=2, forecast=_forecast, sharding=row_sharding(_write, _finish, _max_pieces))
+def record(config: RecordConfig, inputs: RecordInputs, workdir: Path) -> DatasetArtifact:
+    """Score every row once with the teacher and record its most likely next tokens. Distillation then needs no teacher in memory.
+
+    Questions keep their answers; text becomes rows of `max_tokens`. Shards already written by an interrupted run are kept.
+    Raises ValueError when there is nothing to read.
+    """
+    _write(config, inputs, WHOLE, workdir)
+    return _finish(config, inputs, [workdir / PIECES], workdir / "content")
 
 
 def _tokenized(config: RecordConfig, inputs: RecordInputs, tokenizer: Any) -> Iterator[Row]:
@@ -137,19 +161,3 @@ def _recorded_part(config: RecordConfig, row: Row) -> Pair:
     tokens = [*row.prompt_ids, *row.answer_ids]
     first = 1 if config.tokens == "all" else len(row.prompt_ids)
     return tokens[:first], tokens[first:]
-
-
-def _finish(config: RecordConfig, inputs: RecordInputs, workdir: Path, rows: list[Row]) -> DatasetArtifact:
-    rows.sort(key=lambda row: row.id)
-    content = workdir / "content"
-    content.mkdir(parents=True, exist_ok=True)
-    write_rows(content / "rows.jsonl", rows)
-    carry_candidates(workdir / "shards", content, rows)
-    facts = DatasetFacts(
-        name=inputs.data.facts.name or "recorded",
-        num_rows=len(rows),
-        num_heldout=sum(row.split == "heldout" for row in rows),
-        num_recorded=config.num_recorded,
-        vocab_size=inputs.model.facts.vocab_size,
-    )
-    return DatasetArtifact.at(content, facts)

@@ -31,6 +31,7 @@ NOT_MERGED = {
     "full": "trained the weights themselves",
     "last_blocks": "trained the weights themselves",
     "quantization_aware": "trained the weights themselves",
+    "elastic": "trained the weights themselves",
 }
 
 

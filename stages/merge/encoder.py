@@ -9,6 +9,7 @@ from typing import Any
 
 from attar.registry.artifacts.facts import several
 from attar.registry.artifacts.handles import AdapterArtifact, AnyModel, ModelArtifact
+from attar.stages.artifacts.encoder.elastic import space_facts, space_of
 from attar.stages.artifacts.encoder.proof import probe_vectors, prove_encoder
 from attar.stages.artifacts.text_models import TEXT_MODELS, kept_facts
 from attar.stages.merge.whole_weights import fold_weights, trained_on_base
@@ -32,5 +33,5 @@ def fold_encoder(base: AnyModel, students: Sequence[AdapterArtifact | ModelArtif
     del encoder
     prove_encoder(content, expected, "merge", device, models.load)
     exits = several(students[0].facts, "exits")
-    learned = {"exits": exits} if exits else {}
+    learned = {"exits": exits} if exits else space_facts(space_of(students[0].facts))
     return type(base).at(content, artifact.facts | kept_facts(base, "removed_blocks") | learned)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from attar.compressors.distill.teachers.image_classifier import HEADS
 from attar.registry.artifacts.handles import AdapterArtifact, ImageClassifierArtifact, ModelArtifact
+from attar.stages.artifacts.encoder.elastic import space_facts, space_of
 from attar.stages.artifacts.images.folder import load_classifier, save_classifier
 from attar.stages.artifacts.images.proof import probe_logits, prove_classifier
 from attar.stages.merge.whole_weights import fold_weights, trained_on_base
@@ -32,5 +33,6 @@ def fold_classifier(
     artifact = save_classifier(classifier, content, base.path)
     del classifier
     prove_classifier(content, expected, base.facts, "merge", device)
-    carried = {name: base.facts[name] for name in ("license", "removed_blocks") if name in base.facts}
-    return ImageClassifierArtifact.at(content, artifact.facts | carried)
+    carried = {name: base.facts[name] for name in ("license", "removed_blocks", "widths") if name in base.facts}
+    learned = space_facts(space_of(students[0].facts))
+    return ImageClassifierArtifact.at(content, artifact.facts | carried | learned)

@@ -15,6 +15,7 @@ from attar.compressors.merge.methods import check_num_models
 from attar.registry.artifacts.facts import Facts, several
 from attar.registry.artifacts.handles import AdapterArtifact, Artifact, ModelArtifact, Trainable
 from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES, TAGGER, Subject, subject_of
+from attar.stages.artifacts.encoder.elastic import space_of, with_space
 from attar.stages.artifacts.guidance_files import is_guidance
 from attar.stages.artifacts.model.folder import load_model, model_facts
 from attar.stages.artifacts.model.shared_vocabulary import refuse_other_ids
@@ -63,6 +64,7 @@ def _forecast(config: MergeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
                 raise ValueError(f"{name} mismatch: {who} {facts[name]}, student {student[name]}")
     num_parameters = float(facts.get("num_parameters", 0))
     made = dict(facts) if config.dtype == "auto" else {**facts, "dtype": config.dtype}
+    made = with_space(made, space_of(students[0]))
     made |= merged_masks(students, is_searched=bool(config.search))
     largest = 4.0 * float(facts.get("vocab_size", 0)) * float(facts.get("hidden_size", 0))
     num_models = len(students) + (

@@ -8,17 +8,22 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from attar.compressors.catalogue import build
+from attar.compressors.catalogue import build, did_you_mean
+from attar.compressors.prune.channels.scores import IMAGE_WIDTH_SCORES
 from attar.compressors.prune.width.budget import WidthCost
 from attar.compressors.prune.width.scores import WIDTH_SCORES
-from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
+from attar.registry.artifacts.handles import AnyData, ImageClassifierArtifact, ModelArtifact
 from attar.stages.artifacts.model.placement import InMemory
 from attar.stages.contract import StageConfig, default_kind
 from attar.stages.runtime.device import Precision
 from attar.stages.runtime.older_fields import Moved, named_kind, within
 
+# What can be made narrower.
+Narrowable = ModelArtifact | ImageClassifierArtifact
 # Each says how many channels stay; at most one is given.
 SIZES = ("num_ffn_channels", "ffn_fraction", "num_parameters", "parameter_fraction", "equal_to_blocks")
+# What each score looks at; one of texts and of images looks at the same.
+SOURCES = {name: score.source for name, score in {**WIDTH_SCORES, **IMAGE_WIDTH_SCORES}.items()}
 
 
 class SizeConfig(StageConfig):
@@ -103,8 +108,11 @@ class NarrowConfig(StageConfig):
     num_removed_groups: int = Field(default=0, ge=0)
     """KV heads to remove from each block, each with the query heads that use it."""
 
+    spread: Literal["even", "ranked"] = "even"
+    """Of an image classifier under a budget. even: every width keeps the same share; ranked: widths fall where the score loses least."""
+
     score: str = "taylor"
-    """What decides within a block: activation, contribution, taylor; magnitude and random, without data, as controls."""
+    """What decides within a block: activation, contribution, taylor; magnitude and random, without data; of images also batch_norm."""
 
     params: dict[str, Any] = {}
     """Parameters of the score; for random: seed."""
@@ -133,34 +141,41 @@ class NarrowConfig(StageConfig):
             raise ValueError(f"{' and '.join(given)} contradict: at most one of {', '.join(SIZES)} is accepted")
         if not given and not self.num_removed_groups:
             raise ValueError(f"nothing to remove: give num_removed_groups or one of {', '.join(SIZES)}")
-        try:
-            build(WIDTH_SCORES, self.score, self.params)
-        except ValueError as error:
-            raise ValueError(f"score: {error}") from error
+        _check_score(self.score, self.params)
         if self.in_memory == "block" and self.needs_gradients:
             raise ValueError(
                 f"in_memory is 'block', but score {self.score!r} runs backwards through the whole model; accepted: 'model', or score "
-                f"{', '.join(name for name, score in WIDTH_SCORES.items() if score.source != 'gradients')}"
+                f"{', '.join(name for name, source in SOURCES.items() if source != 'gradients')}"
             )
         return self
 
     @property
     def needs_gradients(self) -> bool:
         """Whether the score runs backwards through the model, which needs all of it in memory."""
-        return WIDTH_SCORES[self.score].source == "gradients"
+        return SOURCES[self.score] == "gradients"
 
     @property
     def reads_data(self) -> bool:
         """Whether the score or the patch looks at calibration rows."""
-        return WIDTH_SCORES[self.score].source != "weights" or self.patch.kind != "none"
+        return SOURCES[self.score] != "weights" or self.patch.kind != "none"
 
 
 @dataclass(frozen=True, kw_only=True)
 class NarrowInputs:
-    """The model, and the rows that show what it is used for; magnitude and random without a patch read none."""
+    """The model, and the rows or images that show what it is used for. Scores of weights alone, without a patch, read none."""
 
-    model: ModelArtifact
-    data: tuple[DatasetArtifact, ...] = ()
+    model: Narrowable
+    data: tuple[AnyData, ...] = ()
+
+
+def _check_score(name: str, params: Mapping[str, Any]) -> None:
+    """Raise ValueError for a score that neither texts nor images have, or with parameters that it has not."""
+    try:
+        if name not in SOURCES:
+            raise ValueError(f"unknown method {name!r}.{did_you_mean(name, SOURCES)}")
+        build(WIDTH_SCORES if name in WIDTH_SCORES else IMAGE_WIDTH_SCORES, name, params)
+    except ValueError as error:
+        raise ValueError(f"score: {error}") from error
 
 
 def kept_channels(config: NarrowConfig, cost: WidthCost) -> int:

@@ -77,7 +77,7 @@ class Passes:
                 metric(f"{what}_patch_residual_fraction", fit.fold(index, part, units, ridge), step=block_index)
 
 
-def record_kept(content: Path, kept_units: Mapping[Units, Sequence[Tensor]]) -> None:
+def record_kept(content: Path, kept_units: Mapping[Units, Sequence[Tensor]] | Mapping[str, Sequence[Tensor]]) -> None:
     """Write which units stayed, a list a block: the weights no longer tell."""
     (content / RECORDS_FOLDER).mkdir()
     units = {what: [block.tolist() for block in blocks] for what, blocks in kept_units.items()}

@@ -1,10 +1,10 @@
-"""Stage `narrow`: take feed-forward channels and KV groups out of every block, leaving a plain model with fewer of both."""
+"""Stage `narrow`: take feed-forward channels and KV groups out of every block, or channels of an image classifier. A plain model is left."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from attar.compressors.catalogue import build
 from attar.compressors.prune.depth.block_refit import Matches
@@ -12,15 +12,18 @@ from attar.compressors.prune.width.budget import width_cost
 from attar.compressors.prune.width.cut import config_changes, cut_width, silenced
 from attar.compressors.prune.width.scores import WIDTH_SCORES
 from attar.registry.artifacts.facts import Facts
-from attar.registry.artifacts.handles import ModelArtifact
+from attar.registry.artifacts.handles import DatasetArtifact
+from attar.registry.artifacts.subjects import IMAGES, subject_of
 from attar.stages.artifacts.dataset.samples import mixed_samples
+from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.artifacts.model.folder import save_model
 from attar.stages.artifacts.model.placement import Placement
 from attar.stages.artifacts.model.proof import check_kept, kept_logits, prove_written
 from attar.stages.artifacts.model.size_forecast import narrowed, stored_bytes
 from attar.stages.artifacts.model.width_facts import known_cost
 from attar.stages.contract import Forecast, stage
-from attar.stages.narrow.config import NarrowConfig, NarrowInputs, kept_channels
+from attar.stages.narrow.config import Narrowable, NarrowConfig, NarrowInputs, kept_channels
+from attar.stages.narrow.image_classifier import image_narrow_forecast, narrow_classifier
 from attar.stages.narrow.passes import MAX_GRAM_BYTES, Passes, Units, record_kept
 from attar.stages.prune.refit_pass import refit_result
 from attar.stages.runtime.device import pick_device, pick_dtype
@@ -40,6 +43,9 @@ def _forecast(config: NarrowConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
         why = f"score is {config.score!r} and patch {config.patch.kind!r}"
         raise ValueError(f"{why}: they need the input `data`" if config.reads_data else f"{why}: they read no `data`")
     model = inputs["model"][0]
+    if subject_of(model) is IMAGES:
+        return image_narrow_forecast(config, inputs)
+    _check_text(config, inputs)
     facts: dict[str, Any] = {name: model[name] for name in ("vocab_size", "hidden_size", "num_blocks") if name in model}
     num_bytes, num_gram_bytes = 4.0 * float(model.get("num_parameters", 0)), 0.0
     cost = known_cost(model)
@@ -59,12 +65,25 @@ def _forecast(config: NarrowConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
     return Forecast(facts, num_flops, peak_memory_bytes=peak_bytes + num_gram_bytes, disk_bytes=disk_bytes)
 
 
-@stage("narrow", version=4, forecast=_forecast)
-def narrow(config: NarrowConfig, inputs: NarrowInputs, workdir: Path) -> ModelArtifact:
-    """Remove feed-forward channels and KV heads. The result loads and decodes like any other model of its family, which is tried.
+def _check_text(config: NarrowConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> None:
+    """Raise ValueError for what is of image classifiers alone."""
+    refuse_other_data(inputs["model"][0], inputs.get("data", ()))
+    if config.score not in WIDTH_SCORES:
+        raise ValueError(f"score is {config.score!r}; accepted for a causal language model: {', '.join(WIDTH_SCORES)}")
+    if config.spread != "even":
+        raise ValueError(
+            f"spread is {config.spread!r}, but every block of a causal language model is narrowed alike; accepted: even"
+        )
+
+
+@stage("narrow", version=4, forecast=_forecast, follows="model")
+def narrow(config: NarrowConfig, inputs: NarrowInputs, workdir: Path) -> Narrowable:
+    """Remove feed-forward channels and KV heads, or an image classifier's channels. The result loads like any other, which is tried.
 
     Raises ValueError when a plain config of the family cannot say the new sizes, the budget cannot be reached, or the proof fails.
     """
+    if inputs.model.subject is IMAGES:
+        return narrow_classifier(config, inputs, workdir / "content")
     placement = Placement.chosen(
         "model" if config.needs_gradients else config.in_memory,
         inputs.model.path,
@@ -96,9 +115,9 @@ def _narrowed(
     config_changes(model, num_channels=num_kept.get("channels"), num_groups=num_kept.get("groups"))
     samples: list[list[int]] = []
     if inputs.data:
-        samples = mixed_samples(
-            inputs.model.path, inputs.data, config.calibration.num_samples, config.calibration.max_tokens
-        )
+        data = cast("tuple[DatasetArtifact, ...]", inputs.data)  # of texts, which the forecast sees to
+        size = config.calibration
+        samples = mixed_samples(inputs.model.path, data, size.num_samples, size.max_tokens)
     passes = Passes(model, samples, config.calibration.batch_size)
     kept_units = passes.choose(build(WIDTH_SCORES, config.score, config.params), num_kept)
     result = placement.load(inputs.model.path, "auto")  # the passes may have run in another dtype

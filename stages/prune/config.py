@@ -12,9 +12,10 @@ from attar.compressors.catalogue import did_you_mean
 from attar.compressors.images.search import SEARCHED
 from attar.compressors.prune.depth.metrics import BLOCK_METRICS, PATCH_METRICS
 from attar.compressors.prune.solve.items import QUANTITIES
-from attar.registry.artifacts.handles import AnyModel, DatasetArtifact, ScanArtifact
+from attar.registry.artifacts.handles import AnyData, AnyModel, ScanArtifact
 from attar.stages.artifacts.model.placement import InMemory
 from attar.stages.contract import StageConfig, default_kind
+from attar.stages.prune.elastic.config import ElasticConfig
 from attar.stages.runtime.device import Precision
 from attar.stages.runtime.older_fields import Moved, named_kind
 
@@ -79,7 +80,7 @@ class RefitPatch(StageConfig):
 Patch = Annotated[NoPatch | LinearPatch | RefitPatch, Field(discriminator="kind"), default_kind("none")]
 FITTED = ("linear", "refit")
 # What says how much goes; exactly one is given.
-WAYS = ("num_blocks", "blocks", "keep_fraction", "plan")
+WAYS = ("num_blocks", "blocks", "keep_fraction", "plan", "elastic")
 
 
 class PlanConfig(StageConfig):
@@ -133,6 +134,9 @@ class PruneConfig(StageConfig):
     plan: PlanConfig | None = None
     """Instead of blocks alone: the best plan over all axes that the scan measured, {budget: {parameters: 0.75}}."""
 
+    elastic: ElasticConfig | None = None
+    """Instead, of an elastic encoder: a sub-network of it, {budget: {parameters: 0.5}} or {subnet: {blocks: 3}}."""
+
     patch: Patch = NoPatch()
     """What repairs the cut without training: {kind: none}, {kind: linear}, or {kind: refit} for any number of cuts."""
 
@@ -165,11 +169,12 @@ class PruneConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PruneInputs:
-    """The model, its scan, and calibration rows. The scan chooses a window; the rows fit a patch."""
+    """The model, its scan, and calibration rows. The scan chooses a window; the rows fit a patch, or compare sub-networks with a teacher."""
 
     model: AnyModel
     scan: ScanArtifact | None = None
-    data: tuple[DatasetArtifact, ...] = ()
+    data: tuple[AnyData, ...] = ()
+    teacher: AnyModel | None = None
 
 
 def _check_fields(config: PruneConfig) -> None:
@@ -195,6 +200,11 @@ def _check_fields(config: PruneConfig) -> None:
     if config.plan is not None and config.in_memory == "block":
         raise ValueError(
             "in_memory is 'block', but a plan's cuts are tried on the whole model; accepted: 'model', 'auto'"
+        )
+    if config.elastic is not None and (config.patch.kind != "none" or config.in_memory == "block"):
+        field = "patch" if config.patch.kind != "none" else "in_memory"
+        raise ValueError(
+            f"{field} is for causal language models, and elastic takes a sub-network of an encoder; accepted: none"
         )
     if config.choice == "free" and config.patch.kind == "linear":
         raise ValueError(

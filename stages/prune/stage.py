@@ -17,6 +17,7 @@ from attar.registry.artifacts.facts import Facts, several
 from attar.registry.artifacts.handles import AnyModel, ModelArtifact
 from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, IMAGES, TAGGER, Subject, form_of, subject_of
 from attar.stages.artifacts.dataset.samples import heldout_samples, mixed_samples, run_through
+from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.artifacts.model.folder import load_model, save_model
 from attar.stages.artifacts.model.placement import Placement
 from attar.stages.artifacts.model.proof import check_kept, kept_logits, prove_written
@@ -24,6 +25,7 @@ from attar.stages.artifacts.model.size_forecast import blocks_over, stored_bytes
 from attar.stages.contract import Forecast, stage
 from attar.stages.prune.block_choice import check_choice, chosen_blocks, requested_blocks
 from attar.stages.prune.config import WAYS, LinearPatch, NoPatch, PlanConfig, PruneConfig, PruneInputs, RefitPatch
+from attar.stages.prune.elastic.stage import forecast_elastic, prune_elastic
 from attar.stages.prune.encoder import check_whole_prune, prune_encoder
 from attar.stages.prune.image_classifier import check_image_prune, prune_classifier
 from attar.stages.prune.plan_vocabulary import PlannedVocabulary
@@ -55,6 +57,13 @@ RUNS: dict[Subject, Callable[..., AnyModel]] = {
 
 
 def _forecast(config: PruneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
+    if config.elastic is not None:
+        return forecast_elastic(config.elastic, inputs)
+    if inputs.get("teacher"):
+        raise ValueError(
+            "the input `teacher` is what elastic.budget compares sub-networks with; accepted: with that alone"
+        )
+    refuse_other_data(inputs["model"][0], inputs.get("data", ()))
     if not config.blocks and "scan" not in inputs:
         way = next(name for name in WAYS if getattr(config, name))
         raise ValueError(f"{way} needs the input `scan`; without one, list `blocks`")
@@ -107,7 +116,11 @@ def _forecast_of_plan(config: PruneConfig, plan: PlanConfig, model: Facts, scan:
     )
 
 
-@stage("prune", version=7, forecast=_forecast, is_light=lambda config: config.patch.kind == "none", follows="model")
+def _is_light(config: PruneConfig) -> bool:
+    return config.patch.kind == "none" and (config.elastic is None or not config.elastic.budget)
+
+
+@stage("prune", version=7, forecast=_forecast, is_light=_is_light, follows="model")
 def prune(config: PruneConfig, inputs: PruneInputs, workdir: Path) -> AnyModel:
     """Remove blocks of a model. The result loads and runs like any other of its family, which is tried on what was written.
 
@@ -115,6 +128,8 @@ def prune(config: PruneConfig, inputs: PruneInputs, workdir: Path) -> AnyModel:
     """
     if config.plan is not None:
         return _planned(config, config.plan, inputs, workdir)
+    if config.elastic is not None:
+        return prune_elastic(config.elastic, inputs.model, inputs.data, inputs.teacher, workdir / "content")
     removed = chosen_blocks(config, inputs.scan)
     if (run := RUNS.get(inputs.model.subject)) is not None:
         return run(inputs.model, removed, workdir / "content")

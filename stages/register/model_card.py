@@ -102,13 +102,15 @@ def _steps(release: Release) -> list[str]:
             continue
         settings = {name: _setting(step.config, path, name) for name, path in STEPS[step.stage].items()}
         parts = [f"{name} {value}" for name, value in settings.items() if value not in (None, "", {}, [])]
-        if step.stage == "prune":
+        if step.stage == "prune" and (subnet := step.facts.get("subnet")):
+            parts = [f"the sub-network of {subnet} of the model before it"]
+        elif step.stage == "prune":
             removed = fact_text(several(step.facts, "removed_blocks")) or "?"
             parts.insert(0, f"blocks {removed} of the model before it removed")
         if step.stage == "narrow":
             groups = f", {step.facts['num_kv_groups']} KV groups" if step.facts.get("num_kv_groups") else ""
-            channels = step.facts.get("num_ffn_channels", "?")
-            parts.insert(0, f"{channels} feed-forward channels{groups} left in each block")
+            channels = f"{step.facts.get('num_ffn_channels', '?')} feed-forward channels{groups} left in each block"
+            parts.insert(0, step.facts.get("widths") or channels)
         if step.stage == "trim_vocabulary":
             parts.insert(0, f"{step.facts.get('vocab_size', '?')} tokens left")
         if step.stage == "prune_experts":

@@ -142,6 +142,11 @@ class SelfDataConfig(StageConfig):
         "free_text_start": Moved("free_texts.start"),
     }
 
+    @property
+    def rows_of_piece(self) -> int:
+        """Rows that are written together."""
+        return max(self.rows_per_shard, self.batch_size)
+
     @model_validator(mode="after")
     def _fits_together(self) -> SelfDataConfig:
         if self.sampler == "server" and self.server is None:

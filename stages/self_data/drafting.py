@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from attar.compressors.measure.redrawn import largest_departure
 from attar.compressors.models.runner import CausalRunner
 from attar.compressors.models.sampling import Generation, Sampling
+from attar.registry.artifacts.files import write_synced
+from attar.registry.artifacts.fingerprint import RECORDS_FOLDER
 from attar.stages.artifacts.samplers import Prompt
 from attar.stages.runtime.progress import metric, note
 
+# Among the records of a shard: what was drafted in it, by style.
+COUNTS = "drafts.json"
 # Texts of each shard that are read again without drafts: a hundredth of its work.
 NUM_CHECKED = 4
 # What rounding alone moves: nats of a greedy token, probability mass of a drawn one.
@@ -28,7 +34,7 @@ class DraftCount:
 
 
 class DraftCounts:
-    """Counts of this process by style; shards that an earlier one wrote are not in them."""
+    """Counts of a process by style; shards that an earlier one wrote are not in them."""
 
     def __init__(self) -> None:
         self.by_style: dict[str, DraftCount] = defaultdict(DraftCount)
@@ -40,6 +46,23 @@ class DraftCounts:
             count.num_tokens += len(generation.token_ids)
             count.num_drafted += generation.num_drafted
             count.num_accepted += generation.num_accepted
+
+    def save(self, folder: Path) -> None:
+        """Write the counts beside what was written."""
+        (folder / RECORDS_FOLDER).mkdir(parents=True, exist_ok=True)
+        # a new file each time: the old one may be a sealed shard's
+        plain = {style: asdict(count) for style, count in sorted(self.by_style.items())}
+        write_synced(folder / RECORDS_FOLDER / COUNTS, json.dumps(plain))
+
+    @classmethod
+    def of(cls, folders: Iterable[Path]) -> DraftCounts:
+        """Return what several workers have counted, together."""
+        counts = cls()
+        for folder in folders:
+            for style, count in json.loads((folder / RECORDS_FOLDER / COUNTS).read_text()).items():
+                for name, number in count.items():
+                    setattr(counts.by_style[style], name, getattr(counts.by_style[style], name) + number)
+        return counts
 
     def report(self) -> None:
         """Tell each style's accepted share of what was drafted, and its tokens a pass: 1 without drafts."""

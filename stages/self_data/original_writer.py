@@ -25,6 +25,7 @@ from attar.compressors.models.sampling import Generation, Sampling
 from attar.registry.artifacts.handles import PrefixArtifact
 from attar.stages.artifacts.chat_server import ServerSampler
 from attar.stages.artifacts.dataset.answer_checks import ANSWER_CHECKS
+from attar.stages.artifacts.dataset.partial_rows import Recorded
 from attar.stages.artifacts.dataset.prompts import row_answer, row_prompt, with_last_question
 from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.artifacts.dataset.teacher_shards import shard_name
@@ -36,7 +37,6 @@ from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.self_data.config import SelfDataConfig
 from attar.stages.self_data.drafting import DraftCounts, check_drafted
 
-Recorded = dict[str, tuple[Tensor, Tensor]]
 Tick = Callable[[float], None]
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 from attar.compressors.data.compact import bytes_per_token
@@ -12,20 +13,25 @@ from attar.compressors.data.keep import reason_kind
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact, OnnxArtifact, PrefixArtifact
 from attar.registry.artifacts.kinds.kind_facts import DatasetFacts
+from attar.registry.artifacts.kinds.shard_facts import WHOLE, Shard
 from attar.stages.artifacts.dataset.card import write_card
 from attar.stages.artifacts.dataset.original_losses import NUM_SCORED_ROWS, recorded_losses
-from attar.stages.artifacts.dataset.rows import Row, Split, read_rows, write_rows
-from attar.stages.artifacts.dataset.teacher_shards import (
-    carry_candidates,
-    finished_shards,
-    gather_rows,
-    recorded_facts,
-    write_shard,
+from attar.stages.artifacts.dataset.partial_rows import (
+    PIECE,
+    PIECES,
+    Recorded,
+    gather_pieces,
+    in_pieces,
+    row_sharding,
+    write_pieces,
 )
+from attar.stages.artifacts.dataset.rows import Row, Split, read_rows
+from attar.stages.artifacts.dataset.teacher_shards import recorded_facts
 from attar.stages.artifacts.prefix.folder import refuse_others_prefix, refuse_unfitting
 from attar.stages.contract import Forecast, stage
-from attar.stages.runtime.progress import bar, metric, note
+from attar.stages.runtime.progress import metric, note
 from attar.stages.self_data.config import SelfDataConfig
+from attar.stages.self_data.drafting import DraftCounts
 from attar.stages.self_data.original_writer import OriginalWriter
 
 
@@ -64,42 +70,32 @@ def _forecast(config: SelfDataConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     return Forecast(facts, num_flops=num_flops, peak_memory_bytes=6.0 * num_parameters, disk_bytes=disk)
 
 
-@stage("self_data", version=6, forecast=_forecast, check=refuse_others_prefix)
-def self_data(config: SelfDataConfig, inputs: SelfDataInputs, workdir: Path) -> DatasetArtifact:
-    """Let the original model rewrite each answer with the reference in view; keep what passes, else the reference.
-
-    Every row says who wrote its answer and why. Shards already written by an interrupted run are kept. https://arxiv.org/abs/2410.09982
-    Free texts are the model's own from the first token, as in https://arxiv.org/abs/2305.17888.
-    """
+def _write(config: SelfDataConfig, inputs: SelfDataInputs, shard: Shard, workdir: Path) -> int:
+    """Write the shard's pieces and return how many there are in all."""
     rows = [row for row in read_rows(inputs.data.path / "rows.jsonl") if row.question]
     if not rows:
         raise ValueError("the data set has no questions to answer, only text")
     if inputs.model.is_graph != (config.sampler == "onnx"):
         raise ValueError(_wrong_sampler(config))
-    writer = OriginalWriter(config, inputs.model.path, inputs.prefix)
-    # by length, so that a shard's rows are alike; ids keep the rows apart
+    # by length, so that a piece's rows are alike; ids keep the rows apart
     rows.sort(key=lambda row: (len(row.question) + len(row.answer), row.id))
     free = [Row(id=f"free-{index:06d}", split=_split(index)) for index in range(config.free_texts.num)]
-    num_together = max(config.rows_per_shard, config.batch_size)
-    shards = [*_chunks(rows, num_together), *_chunks(free, num_together)]
-    folder = workdir / "shards"
-    done = finished_shards(folder)
-    if done:
-        note(f"continuing: {len(done)} of {len(shards)} shards were written before")
-    counter = bar("writing", len(rows) + len(free), "rows", done=sum(len(shards[index]) for index in done))
-    for index, shard in enumerate(shards):
-        if index not in done:
-            write = writer.rewrite if shard[0].question else writer.write_freely
-            write_shard(folder, index, *write(shard, index, counter.advance))
-    writer.draft_counts.report()
-    return _finish(config, inputs, workdir, gather_rows(folder, len(shards)))
+    pieces = [piece for some in (rows, free) for piece in in_pieces(some, config.rows_of_piece)]
+    shard.check(len(pieces), PIECE)
+    writer = OriginalWriter(config, inputs.model.path, inputs.prefix)
+
+    def write(piece: Sequence[Row], index: int, advance: Callable[[float], None]) -> tuple[list[Row], Recorded]:
+        return (writer.rewrite if piece[0].question else writer.write_freely)(piece, index, advance)
+
+    write_pieces(workdir / PIECES, "writing", pieces, write, shard)
+    writer.draft_counts.save(workdir / PIECES)
+    return len(pieces)
 
 
-def _finish(config: SelfDataConfig, inputs: SelfDataInputs, workdir: Path, rows: list[Row]) -> DatasetArtifact:
-    rows.sort(key=lambda row: row.id)
-    content = workdir / "content"
-    write_rows(content / "rows.jsonl", rows)
-    carry_candidates(workdir / "shards", content, rows)
+def _finish(config: SelfDataConfig, inputs: SelfDataInputs, folders: Sequence[Path], content: Path) -> DatasetArtifact:
+    """Gather the pieces that lie in some folders into the data set."""
+    rows = gather_pieces(folders, content)
+    DraftCounts.of(folders).report()
     num_kept = _report(rows)
     name = inputs.data.facts.name or "rewritten"
     write_card(content, rows, name=name, losses=recorded_losses(content, rows, NUM_SCORED_ROWS))
@@ -112,6 +108,28 @@ def _finish(config: SelfDataConfig, inputs: SelfDataInputs, workdir: Path, rows:
         vocab_size=inputs.model.facts.vocab_size,
     )
     return DatasetArtifact.at(content, facts)
+
+
+def _max_pieces(config: SelfDataConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> int:
+    num_rows = int(inputs["data"][0].get("num_rows", 0))  # rows of text too, which are no questions
+    return sum(ceil(num / config.rows_of_piece) for num in (num_rows, config.free_texts.num)) if num_rows else 0
+
+
+@stage(
+    "self_data",
+    version=6,
+    forecast=_forecast,
+    check=refuse_others_prefix,
+    sharding=row_sharding(_write, _finish, _max_pieces),
+)
+def self_data(config: SelfDataConfig, inputs: SelfDataInputs, workdir: Path) -> DatasetArtifact:
+    """Let the original model rewrite each answer with the reference in view; keep what passes, else the reference.
+
+    Every row says who wrote its answer and why. Shards already written by an interrupted run are kept. https://arxiv.org/abs/2410.09982
+    Free texts are the model's own from the first token, as in https://arxiv.org/abs/2305.17888.
+    """
+    _write(config, inputs, WHOLE, workdir)
+    return _finish(config, inputs, [workdir / PIECES], workdir / "content")
 
 
 def _report(rows: list[Row]) -> int:
@@ -133,10 +151,6 @@ def _wrong_sampler(config: SelfDataConfig) -> str:
     kind = "a Hugging Face model" if config.sampler == "onnx" else "an exported ONNX graph"
     wanted = "torch or server" if config.sampler == "onnx" else "onnx"
     return f"sampler is {config.sampler!r}, but the input is {kind}; accepted: {wanted}"
-
-
-def _chunks(rows: list[Row], num_rows: int) -> list[list[Row]]:
-    return [rows[start : start + num_rows] for start in range(0, len(rows), num_rows)]
 
 
 def _split(index: int) -> Split:

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from attar.compressors.distill.examples.sample_facts import SampleFacts
+from attar.compressors.elastic.space import Subnet
 from attar.compressors.images.augment import Augmentation, augmented
 
 
@@ -34,6 +35,8 @@ class ImageBatch:
     facts: tuple[SampleFacts, ...]
     teacher: Float[Tensor, "N K"] | None = None
     draws: tuple[int, ...] = ()
+    # of an elastic student: those that run
+    subnets: tuple[Subnet, ...] = ()
 
     @property
     def num_positions(self) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from attar.compressors.distill.examples.reasoning import ReasonedBatch, Reasoning
 from attar.compressors.distill.examples.sample_facts import SampleFacts
+from attar.compressors.elastic.space import Subnet
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ class SentenceBatch:
     labels: Int[Tensor, "N"] | None = None
     similarities: Float[Tensor, "N"] | None = None
     words: Int[Tensor, "2 N"] | None = None
+    # of an elastic student: those that run
+    subnets: tuple[Subnet, ...] = ()
     reasoned: ReasonedBatch | None = None
 
     @property

@@ -12,6 +12,7 @@ from attar.compressors.distill.examples.reasoning import STEP_STATES
 from attar.compressors.distill.examples.sentences import Sentence, SentenceBatch, sentence_batches
 from attar.compressors.distill.loop.copies import kind_of_copy
 from attar.compressors.distill.loop.modality import Means
+from attar.compressors.distill.losses.divergences.hidden import QUERY_KEY_VALUE
 from attar.compressors.distill.losses.embeddings.views import EMBEDDINGS, TOKEN_STATES, EmbeddingViews
 from attar.compressors.distill.losses.objective import Observed, Whole
 from attar.compressors.distill.losses.token_stats import TokenStats
@@ -41,8 +42,13 @@ class SentenceTexts:
         self, student: Any, output: Tensor, batch: SentenceBatch, teachers: Teachers, means: Means
     ) -> dict[str, Observed]:
         named = {name: getattr(teachers, name) for name in ("teacher", "past", "anchor")}
-        others = {name: outputs.states["hidden"] for name, outputs in named.items() if outputs is not None}
+        others: dict[str, Any] = {
+            name: outputs.states["hidden"] for name, outputs in named.items() if outputs is not None
+        }
         others["teacher_tokens"] = teachers.teacher_states.get(TOKEN_STATES)
+        for side, states in (("student", student.projections), ("teacher", teachers.teacher_states)):
+            others[f"{side}_projections"] = {name: states[name] for name in QUERY_KEY_VALUE if name in states}
+        others["sequences"] = batch.attention_mask.to(output.device).nonzero()[:, 0]
         pairs = {"similarities": batch.similarities, "has_steps": batch.reasoned and batch.reasoned.has_steps}
         tokens, steps = (student.projections.get(name) for name in (TOKEN_STATES, STEP_STATES))
         views: dict[str, EmbeddingViews] = {}

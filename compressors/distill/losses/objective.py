@@ -63,6 +63,7 @@ class Requires:
     `projections`: of the last block, beside hidden states. `facts`: of the sequences. `statistics`: of a batch's tokens, before
     its first loss. `means`: weights to be divided by their mean over the step. `route`: which sequences it is for. `vocabulary`: whether
     part of the vocabulary can stand for all: sums over it can, single entries' densities and whole distributions cannot.
+    `compares_numbers`: vectors one number with another, so that they must be of one width and order.
     """
 
     views: str = DISTRIBUTIONS
@@ -75,6 +76,7 @@ class Requires:
     slopes: SlopeSource | None = None
     route: Route = "all"
     vocabulary: Literal["sums", "densities", "whole"] = "whole"
+    compares_numbers: bool = False
 
 
 class Objective(Protocol[BatchT_contra, ViewsT_contra]):

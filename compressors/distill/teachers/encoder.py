@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from attar.compressors.distill.examples.reasoning import STEP_STATES
 from attar.compressors.distill.examples.sentences import SentenceBatch
+from attar.compressors.distill.teachers.student import projected
 from attar.compressors.distill.teachers.trained_model import TrainedModel
 from attar.compressors.encode.early_exits import states_after
 from attar.compressors.encode.encoder import SentenceEncoder
+from attar.compressors.encode.projections import projection_names
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,14 @@ class EncoderStudent(nn.Module):
         """Return the vectors of the batch's texts; with exits those of each, [E, N, D]."""
         device = self.model.device
         mask = batch.attention_mask.to(device)
-        with states_after(self.model, self.exits) as at_exits:
+        names = projection_names(self.model, self.reads)
+        with states_after(self.model, self.exits) as at_exits, projected(self.model, [*names.values()]) as made:
             last = self.model(input_ids=batch.input_ids.to(device), attention_mask=mask).last_hidden_state
         states = torch.stack(at_exits) if self.exits else last
-        self.projections = {name: _projected(name, states, batch, mask.bool()) for name in self.reads}
+        self.projections = {
+            name: made[names[name]][mask.bool()] if name in names else _projected(name, states, batch, mask.bool())
+            for name in self.reads
+        }
         return torch.stack([self.pooling(some, mask) for some in states]) if self.exits else self.pooling(states, mask)
 
     def outputs(self, batch: SentenceBatch, weights: Mapping[str, Tensor] | None = None) -> Vectors:

@@ -88,6 +88,15 @@ class ImageClassifierFacts(ArtifactFacts):
     companion_bytes: int | None = None
     license: str | None = None
     removed_blocks: tuple[int, ...] = NOT_KNOWN
+    # sizes of the sub-networks that learned, beside the whole, where any did
+    elastic_blocks: tuple[int, ...] = NOT_KNOWN
+    elastic_width: tuple[int, ...] = NOT_KNOWN
+    elastic_heads: tuple[int, ...] = NOT_KNOWN
+    elastic_channels: tuple[int, ...] = NOT_KNOWN
+    # the sizes of the sub-network that it is, of a whole that was trained as many
+    subnet: str | None = None
+    # of a narrower one: what is left of each width
+    widths: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -33,6 +33,13 @@ class EncoderFacts(ArtifactFacts):
     removed_blocks: tuple[int, ...] = NOT_KNOWN
     # after how many blocks its vector was learned, where not after the last alone
     exits: tuple[int, ...] = NOT_KNOWN
+    # sizes of the sub-networks that learned, beside the whole, where any did
+    elastic_blocks: tuple[int, ...] = NOT_KNOWN
+    elastic_width: tuple[int, ...] = NOT_KNOWN
+    elastic_heads: tuple[int, ...] = NOT_KNOWN
+    elastic_channels: tuple[int, ...] = NOT_KNOWN
+    # the sizes of the sub-network that it is, of a whole that was trained as many
+    subnet: str | None = None
     # tokens of no word that stand before its questions, where it thinks in some
     num_latent_tokens: int | None = None
 

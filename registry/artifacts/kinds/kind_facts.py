@@ -126,7 +126,7 @@ class RuntimeFormFacts(ArtifactFacts):
 class AdapterFacts(ArtifactFacts):
     """Of an adapter: what was trained, on which base. `chosen_on`: the parts of the data that its best weights were chosen on.
 
-    `others` hold the ratios that guidance was gated by, `kl_ratio_seen` and so on.
+    `others` hold the ratios that guidance was gated by, `kl_ratio_seen` and so on, and the sizes of sub-networks, `elastic_blocks` and so on.
     """
 
     method: str = NOT_KNOWN

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from attar.registry.artifacts.files import link_or_copy
 from attar.registry.release.delta.byte_ranges import ByteRange, where_held
 from attar.registry.release.delta.local_copy import LocalCopy
 from attar.registry.release.delta.remote_files import NoRangesError
@@ -57,7 +55,7 @@ def assemble(
             continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         if copy.digests.get(name) == sha256:
-            _link(copy.folder / name, folder / name)
+            link_or_copy(copy.folder / name, folder / name)  # the older name goes afterwards
             continue
         runs = list(_runs(ranges.get(name, ()), held))
         if any(run.source for run in runs):
@@ -120,12 +118,3 @@ def _blocks(files: Files, name: str, run: _Run) -> Iterator[bytes]:
         while left > 0 and (block := stream.read(min(READ_BYTES, left))):
             left -= len(block)
             yield block
-
-
-def _link(source: Path, target: Path) -> None:
-    """Give an unchanged file a second name, the older of which goes afterwards. Copy a link, or where the disk cannot."""
-    with suppress(OSError):  # another disk, or one without hard links
-        if not source.is_symlink():
-            os.link(source, target)
-    if not target.exists():
-        shutil.copy2(source, target)

@@ -7,8 +7,6 @@ offsets that tell them apart.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ from torch import Tensor
 
 from attar.compressors.data.compact import CompactCandidates, high_bits, pack, unpack
 from attar.registry.artifacts.facts import Facts
-from attar.registry.artifacts.files import whole_file
+from attar.registry.artifacts.files import link_or_copy, whole_file
 from attar.stages.artifacts.dataset.rows import Row, read_rows, write_rows
 
 FOLDER = "logprobs"
@@ -36,7 +34,7 @@ def write_shard(folder: Path, index: int, rows: Sequence[Row], recorded: dict[st
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     if recorded:
         write_candidates(folder / FOLDER / shard_name(index), recorded)
-    with whole_file(folder / f"rows-{index:05d}.jsonl") as temporary:
+    with whole_file(folder / rows_file(index)) as temporary:
         write_rows(temporary, rows)
 
 
@@ -66,7 +64,7 @@ def finished_shards(folder: Path) -> set[int]:
 
 def gather_rows(folder: Path, num_shards: int) -> list[Row]:
     """Return the rows of all shards in order."""
-    return [row for index in range(num_shards) for row in read_rows(folder / f"rows-{index:05d}.jsonl")]
+    return [row for index in range(num_shards) for row in read_rows(folder / rows_file(index))]
 
 
 def carry_candidates(source: Path, content: Path, rows: Sequence[Row]) -> None:
@@ -78,12 +76,7 @@ def carry_candidates(source: Path, content: Path, rows: Sequence[Row]) -> None:
         shard, target = source / FOLDER / name, content / FOLDER / name
         if not shard.exists():
             raise ValueError(f"recorded teacher {FOLDER}/{name} is missing from the data set")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
-        try:
-            os.link(shard, target)
-        except OSError:
-            shutil.copyfile(shard, target)
+        link_or_copy(shard, target)
 
 
 def recorded_facts(num_recorded: int, model: Facts) -> dict[str, Any]:
@@ -94,6 +87,11 @@ def recorded_facts(num_recorded: int, model: Facts) -> dict[str, Any]:
         if num_recorded > int(model["vocab_size"]):
             raise ValueError(f"num_recorded is {num_recorded}, but the vocabulary has {model['vocab_size']} tokens")
     return facts
+
+
+def rows_file(index: int) -> str:
+    """Return the file name of a shard's rows."""
+    return f"rows-{index:05d}.jsonl"
 
 
 def shard_name(index: int) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from attar.compressors.data.prompts import encoded
 from attar.compressors.models.runner import ForkingRunner
 from attar.stages.artifacts.dataset.prompts import row_prompt
 from attar.stages.artifacts.dataset.right_answers import right_answers, right_choices, written_answers
@@ -48,9 +49,9 @@ class Answering:
             )
         return right
 
-    def sample(self, row: Row) -> dict[str, str]:
-        """Return a question with its reference and what was written."""
-        return sample_of(row, self.answers[self._prompt(row)])
+    def num_tokens(self, text: str) -> int:
+        """Return the length of a plain text in tokens."""
+        return len(encoded(self.tokenizer, text))
 
     def _prompt(self, row: Row) -> tuple[int, ...]:
         return tuple(row_prompt(self.tokenizer, row))

@@ -13,12 +13,15 @@ from torch import Tensor
 
 from attar.compressors.distill.examples.sentences import Sentence
 from attar.compressors.distill.loop.sentences import SentenceTexts
+from attar.compressors.distill.losses.divergences.hidden import QUERY_KEY_VALUE
+from attar.compressors.distill.losses.embeddings.catalogue import EMBEDDING_LOSSES
 from attar.compressors.distill.losses.embeddings.views import EMBEDDINGS
 from attar.compressors.distill.losses.objective import Objective, projections_read
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.encoder import EncoderStudent, recorded_vectors
 from attar.compressors.distill.teachers.recorded import RecordedOutputs
 from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself, TeacherSource
+from attar.compressors.distill.teachers.trained_model import TrainedModel
 from attar.compressors.encode.encoder import SentenceEncoder, encoded, length_batches
 from attar.compressors.encode.latent_tokens import train_latent_rows
 from attar.compressors.models.slots import pad_right
@@ -30,6 +33,7 @@ from attar.stages.artifacts.encoder.folder import form_of, load_encoder
 from attar.stages.artifacts.encoder.texts import TextReader, prompted, texts_of
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.plan import TrainingPlan
+from attar.stages.finetune.subjects.elastic import elastic_training
 from attar.stages.finetune.subjects.examples import ExampleRows, PartOf, assembled
 from attar.stages.finetune.subjects.limits import refuse_language_settings, refuse_no_teacher
 from attar.stages.finetune.subjects.pools import Pooled, same_class
@@ -53,7 +57,17 @@ def check_encoder_training(config: FinetuneConfig, *, has_teacher: bool) -> None
         if objective.requires.views != EMBEDDINGS:
             raise ValueError(
                 f"objectives.{name} reads {objective.requires.views} of a causal language model, and the model is an encoder; "
-                "accepted: similarity_rows, embedding_distance, token_distance, pair_distance, pair_contrast, reasoned_*"
+                f"accepted: {', '.join(EMBEDDING_LOSSES)}"
+            )
+        if config.adapt.exits and {*QUERY_KEY_VALUE} & {*objective.requires.projections}:
+            raise ValueError(
+                f"objectives.{name} reads queries, keys and values of the last block, but adapt.exits is {list(config.adapt.exits)}; accepted: "
+                "no exits, or objectives between vectors"
+            )
+        if config.adapt.kind == "elastic" and config.adapt.moves_width and objective.requires.compares_numbers:
+            raise ValueError(
+                f"objectives.{name} compares vectors number by number, but sub-networks of adapt have another width or order; accepted: "
+                "similarity_rows, self_attention_relation"
             )
     refuse_language_settings(config, ENCODER)
 
@@ -110,10 +124,12 @@ def build_encoder_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path)
         train_latent_rows(encoder.model, latent_ids)
     student = EncoderStudent(encoder, plan.adaptation.exits)
     pool = _pooled(plan, inputs, rows)
-    teacher_sources, rows = _teacher_sources(plan, inputs, student, pool.rows)
     texts = SentenceTexts(plan.adaptation.exits, pool.widths)
-    sources = teacher_sources | pool.sources(recorded_vectors)
-    return assembled(pool.planned(plan), student, rows, texts, sources, workdir)
+    plan, student, modality = elastic_training(
+        pool.planned(plan), student, texts, lambda model: EncoderStudent(SentenceEncoder(model, encoder.pooling))
+    )
+    teacher_sources, rows = _teacher_sources(plan, inputs, student, pool.rows)
+    return assembled(plan, student, rows, modality, teacher_sources | pool.sources(recorded_vectors), workdir)
 
 
 def _pooled(plan: TrainingPlan, inputs: FinetuneInputs, rows: SentenceRows) -> Pooled:
@@ -156,7 +172,7 @@ def _pair(row: Row, name: str, reader: TextReader, prompts: tuple[str, str], *, 
 
 
 def _teacher_sources(
-    plan: TrainingPlan, inputs: FinetuneInputs, student: EncoderStudent, rows: SentenceRows
+    plan: TrainingPlan, inputs: FinetuneInputs, student: TrainedModel, rows: SentenceRows
 ) -> tuple[dict[ViewName, TeacherSource], SentenceRows]:
     """Return who speaks beside the student, and the texts with the teacher's vectors where it is run once.
 

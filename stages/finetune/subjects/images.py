@@ -22,6 +22,7 @@ from attar.compressors.distill.teachers.classifier import reading_features
 from attar.compressors.distill.teachers.image_classifier import ImageStudent
 from attar.compressors.distill.teachers.recorded import RecordedOutputs, recorded_classes
 from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself, TeacherSource
+from attar.compressors.distill.teachers.trained_model import TrainedModel
 from attar.compressors.images.classifier import ImageClassifier, last_layer, logits_of
 from attar.compressors.images.statistics import measure_anew, without_open_gates
 from attar.compressors.images.within import shape_of
@@ -38,6 +39,7 @@ from attar.stages.artifacts.model.safe_folder import read_object
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.distillation_config import uses_teacher
 from attar.stages.finetune.plan import Source, TrainingPlan
+from attar.stages.finetune.subjects.elastic import elastic_training
 from attar.stages.finetune.subjects.examples import ExampleRows, PartOf, assembled
 from attar.stages.finetune.subjects.limits import refuse_language_settings, refuse_no_teacher
 from attar.stages.finetune.subjects.pools import Pooled
@@ -60,6 +62,17 @@ def check_image_training(config: FinetuneConfig, *, has_teacher: bool) -> None:
             raise ValueError(
                 f"objectives.{name} reads what an image classifier does not give; accepted: labels, losses between distributions, "
                 f"{', '.join(IMAGE_LOSSES)}"
+            )
+    if config.adapt.kind == "elastic":
+        for name, objective in objectives.items():
+            if objective.requires.views == ANSWERS:
+                raise ValueError(
+                    f"objectives.{name} has heads beside one net, but adapt.kind is 'elastic', of many; accepted: labels, losses between "
+                    "distributions"
+                )
+        if config.teacher.kind == "pool":
+            raise ValueError(
+                "teacher.kind is 'pool', whose heads stand beside one net, but adapt.kind is 'elastic'; accepted: input, self"
             )
     if config.rows.augment and config.teacher.run_once:
         raise ValueError(
@@ -111,11 +124,13 @@ def build_image_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -
     heads = _heads(classifier, reader, plan.reduction.objectives, counts)
     pool = _pooled(plan, inputs, rows)
     student = pool.with_heads(ImageStudent(classifier, heads).to(plan.device), last_layer(classifier.model))
-    teacher_sources, rows = _teacher_sources(plan, inputs, student, pool.rows)
     class_counts = tuple(counts[label] for label in range(last_layer(classifier.model).out_features))
-    modality = ImagesWithClasses(plan.rows.augment, plan.seed, class_counts=class_counts, widths=pool.widths)
-    sources = teacher_sources | pool.sources(recorded_classes)
-    return assembled(pool.planned(plan), student, rows, modality, sources, workdir)
+    images = ImagesWithClasses(plan.rows.augment, plan.seed, class_counts=class_counts, widths=pool.widths)
+    plan, student, modality = elastic_training(
+        pool.planned(plan), student, images, lambda model: ImageStudent(ImageClassifier(model))
+    )
+    teacher_sources, rows = _teacher_sources(plan, inputs, student, pool.rows)
+    return assembled(plan, student, rows, modality, teacher_sources | pool.sources(recorded_classes), workdir)
 
 
 def _pooled(plan: TrainingPlan, inputs: FinetuneInputs, rows: ImageRows) -> Pooled:
@@ -158,7 +173,7 @@ def trained_classifier(folder: Path, device: torch.device) -> ImageClassifier:
 
 
 def _teacher_sources(
-    plan: TrainingPlan, inputs: FinetuneInputs, student: ImageStudent, rows: ImageRows
+    plan: TrainingPlan, inputs: FinetuneInputs, student: TrainedModel, rows: ImageRows
 ) -> tuple[dict[ViewName, TeacherSource], ImageRows]:
     """Return who speaks beside the student, and the images with the teacher's logits where it is run once."""
     sources: dict[ViewName, TeacherSource] = {}

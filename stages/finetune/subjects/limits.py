@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, IMAGES, TAGGER, Subject
+from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES, TAGGER, Subject
 from attar.stages.finetune.config import FinetuneConfig
 from attar.stages.finetune.teacher_config import NO_CONTEXT, policy_of
 
@@ -13,7 +13,11 @@ OF_IMAGES = (IMAGES, DENOISER)
 # Whose teacher may be drawn at random.
 RANDOM_TEACHERS = (CLASSIFIER, TAGGER, IMAGES)
 # What learns where that is not only the whole.
-ADAPTS: dict[Subject, tuple[str, ...]] = {DENOISER: ("full", "guidance")}
+ADAPTS: dict[Subject, tuple[str, ...]] = {
+    DENOISER: ("full", "guidance"),
+    ENCODER: ("full", "elastic"),
+    IMAGES: ("full", "elastic"),
+}
 
 
 def refuse_language_settings(config: FinetuneConfig, subject: Subject) -> None:

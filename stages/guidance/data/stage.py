@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +20,26 @@ from attar.compressors.models.sampling import Sampling
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
 from attar.registry.artifacts.kinds.kind_facts import DatasetFacts
+from attar.registry.artifacts.kinds.shard_facts import WHOLE, Shard
 from attar.stages.artifacts.dataset.card import write_card
-from attar.stages.artifacts.dataset.rows import Row, read_rows, write_rows
-from attar.stages.artifacts.dataset.teacher_shards import (
-    carry_candidates,
-    finished_shards,
-    gather_rows,
-    recorded_facts,
-    shard_name,
-    write_shard,
+from attar.stages.artifacts.dataset.partial_rows import (
+    PIECE,
+    PIECES,
+    Recorded,
+    gather_pieces,
+    in_pieces,
+    row_sharding,
+    write_pieces,
 )
+from attar.stages.artifacts.dataset.rows import Row, read_rows
+from attar.stages.artifacts.dataset.teacher_shards import recorded_facts, shard_name
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.artifacts.samplers import row_seed
 from attar.stages.artifacts.work_forecast import rows_alike
 from attar.stages.contract import Forecast, check_vocabulary, stage
 from attar.stages.guidance.data.config import GuideDataConfig
 from attar.stages.runtime.device import pick_device, pick_dtype
-from attar.stages.runtime.progress import Bar, bar, metric, note
-from attar.stages.self_data.original_writer import Recorded
+from attar.stages.runtime.progress import metric, note
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +72,8 @@ def _forecast(config: GuideDataConfig, inputs: Mapping[str, tuple[Facts, ...]]) 
     )
 
 
-@stage("guide_data", version=2, forecast=_forecast)
-def guide_data(config: GuideDataConfig, inputs: GuideDataInputs, workdir: Path) -> DatasetArtifact:
-    """Draw continuations from l_u + w (l_c - l_u), w drawn for each, and record that distribution's candidates.
-
-    The states of training are those that guidance itself visits: https://arxiv.org/abs/2503.07274. Held-out questions are answered
-    under a trained scale and under the unseen one. Shards already written by an interrupted run are kept.
-    """
+def _write(config: GuideDataConfig, inputs: GuideDataInputs, shard: Shard, workdir: Path) -> int:
+    """Draw the shard's pieces and return how many there are in all."""
     questions = [row for row in read_rows(inputs.data.path / "rows.jsonl") if row.question]
     questions = questions[: config.max_rows or len(questions)]
     if not questions:
@@ -83,16 +81,49 @@ def guide_data(config: GuideDataConfig, inputs: GuideDataInputs, workdir: Path) 
     writer = _Writer.load(config, inputs)
     rows = [example for row in questions for example in writer.copies(row)]
     rows.sort(key=lambda row: (len(row.prompt_ids), row.id))
-    shards = [rows[start : start + config.rows_per_shard] for start in range(0, len(rows), config.rows_per_shard)]
-    folder = workdir / "shards"
-    done = finished_shards(folder)
-    if done:
-        note(f"continuing: {len(done)} of {len(shards)} shards were written before")
-    counter = bar("writing under guidance", len(rows), "rows", done=sum(len(shards[index]) for index in done))
-    for index, shard in enumerate(shards):
-        if index not in done:
-            write_shard(folder, index, *writer.write(shard, index, counter))
-    return _finish(config, inputs, workdir, gather_rows(folder, len(shards)))
+    pieces = in_pieces(rows, config.rows_per_shard)
+    shard.check(len(pieces), PIECE)
+    write_pieces(workdir / PIECES, "writing under guidance", pieces, writer.write, shard)
+    return len(pieces)
+
+
+def _finish(
+    config: GuideDataConfig, inputs: GuideDataInputs, folders: Sequence[Path], content: Path
+) -> DatasetArtifact:
+    """Gather the pieces that lie in some folders into the data set."""
+    rows = gather_pieces(folders, content)
+    name = inputs.data.facts.name or "guided"
+    write_card(content, rows, name=name)
+    num_tokens = sum(len(row.answer_ids) for row in rows)
+    metric("num_guided_tokens", num_tokens)
+    note(f"{len(rows)} continuations, {num_tokens:,} tokens, scales {config.scales.min:g} to {config.scales.max:g}")
+    facts = DatasetFacts(
+        name=name,
+        num_rows=len(rows),
+        num_heldout=sum(row.split == "heldout" for row in rows),
+        num_recorded=config.num_recorded,
+        vocab_size=inputs.model.facts.vocab_size,
+        guided_model=inputs.model.fingerprint,
+        **_scale_facts(config),
+    )
+    return DatasetArtifact.at(content, facts)
+
+
+def _max_pieces(config: GuideDataConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> int:
+    num_rows = int(inputs["data"][0].get("num_rows", 0))
+    num_copies = max(config.drawing.num_samples, 2 if config.scales.unseen else 1)
+    return ceil(min(num_rows, config.max_rows or num_rows) * num_copies / config.rows_per_shard)
+
+
+@stage("guide_data", version=2, forecast=_forecast, sharding=row_sharding(_write, _finish, _max_pieces))
+def guide_data(config: GuideDataConfig, inputs: GuideDataInputs, workdir: Path) -> DatasetArtifact:
+    """Draw continuations from l_u + w (l_c - l_u), w drawn for each, and record that distribution's candidates.
+
+    The states of training are those that guidance itself visits: https://arxiv.org/abs/2503.07274. Held-out questions are answered
+    under a trained scale and under the unseen one. Shards already written by an interrupted run are kept.
+    """
+    _write(config, inputs, WHOLE, workdir)
+    return _finish(config, inputs, [workdir / PIECES], workdir / "content")
 
 
 @dataclass(frozen=True)
@@ -131,7 +162,9 @@ class _Writer:
             for index, scale in enumerate(scales)
         ]
 
-    def write(self, rows: Sequence[Row], shard_index: int, counter: Bar) -> tuple[list[Row], Recorded]:
+    def write(
+        self, rows: Sequence[Row], shard_index: int, advance: Callable[[float], None]
+    ) -> tuple[list[Row], Recorded]:
         """Return the rows with their continuations, and what guidance said at each token."""
         runner = TwoPassRunner(self.conditional, self.unguided, max(len(row.unguided_ids) for row in rows))
         prompts = [GuidedPrompt(row.prompt_ids, row.unguided_ids, row.guidance_scale or 0.0) for row in rows]
@@ -144,7 +177,7 @@ class _Writer:
             sampling=Sampling(temperature=self.config.drawing.temperature, top_p=self.config.drawing.top_p),
             seeds=[row_seed(self.config.seed, row.id, 0) for row in rows],
             num_recorded=self.config.num_recorded,
-            on_finished=counter.advance,
+            on_finished=advance,
         )
         recorded: Recorded = {}
         written = []
@@ -177,26 +210,3 @@ def _scale_facts(config: GuideDataConfig) -> Facts:
         "max_scale": config.scales.max,
         "unseen_scale": config.scales.unseen,
     }
-
-
-def _finish(config: GuideDataConfig, inputs: GuideDataInputs, workdir: Path, rows: list[Row]) -> DatasetArtifact:
-    rows.sort(key=lambda row: row.id)
-    content = workdir / "content"
-    content.mkdir(parents=True, exist_ok=True)
-    write_rows(content / "rows.jsonl", rows)
-    carry_candidates(workdir / "shards", content, rows)
-    name = inputs.data.facts.name or "guided"
-    write_card(content, rows, name=name)
-    num_tokens = sum(len(row.answer_ids) for row in rows)
-    metric("num_guided_tokens", num_tokens)
-    note(f"{len(rows)} continuations, {num_tokens:,} tokens, scales {config.scales.min:g} to {config.scales.max:g}")
-    facts = DatasetFacts(
-        name=name,
-        num_rows=len(rows),
-        num_heldout=sum(row.split == "heldout" for row in rows),
-        num_recorded=config.num_recorded,
-        vocab_size=inputs.model.facts.vocab_size,
-        guided_model=inputs.model.fingerprint,
-        **_scale_facts(config),
-    )
-    return DatasetArtifact.at(content, facts)

@@ -10,6 +10,7 @@ from attar.compressors.data.prompts import chat_prompt
 from attar.compressors.guidance.gap import answer_logits
 from attar.compressors.guidance.scores import guided_scores
 from attar.registry.artifacts.handles import AdapterArtifact, DatasetArtifact, ModelArtifact
+from attar.registry.artifacts.kinds.shard_facts import Shard
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.dataset.rows import read_rows
 from attar.stages.artifacts.dataset.teacher_shards import TeacherRecord
@@ -17,11 +18,12 @@ from attar.stages.artifacts.guidance_files import WEIGHTS_FILE, check_base, load
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.contract import NoInputs
 from attar.stages.guidance.config import GuideConfig, GuideInputs
+from attar.stages.guidance.data.stage import GuideDataInputs, guide_data
 from attar.stages.guidance.stage import guide
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
 from attar.stages.runtime.progress import listen
 from tests.killed import kill_after_step
-from tests.stages.guidance.guided import GUIDE, learn, question
+from tests.stages.guidance.guided import DRAW, GUIDE, learn, question
 
 
 def test_one_pass_is_close_to_two_at_new_prompts_scales_and_checkpoints(cross: AdapterArtifact) -> None:
@@ -162,3 +164,13 @@ def test_sigkill_then_the_same_command_gives_the_same_adapters(
     actual, reference = (load_file(adapter.path / WEIGHTS_FILE) for adapter in (whole, resumed))
     assert actual.keys() == reference.keys() and all(torch.equal(actual[name], reference[name]) for name in actual)
     assert whole.fingerprint == resumed.fingerprint
+
+
+def test_rows_drawn_by_two_workers_are_those_of_one(
+    store: Store, taught: list[ModelArtifact], guide_questions: DatasetArtifact
+) -> None:
+    draw = DRAW.with_changes(max_rows=12, rows_per_shard=8, batch_size=4, drawing={"num_samples": 2})
+    inputs = GuideDataInputs(model=taught[0], data=guide_questions)
+    shards = [guide_data.execute_shard(draw, inputs, store, Shard(index, 2)).artifact for index in range(2)]
+    shared = guide_data.execute(draw, inputs, store, shards=shards).artifact
+    assert shared.fingerprint == guide_data.execute(draw, inputs, Store(store.root / "alone")).artifact.fingerprint

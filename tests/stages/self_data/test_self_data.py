@@ -48,7 +48,7 @@ def test_interrupted_shards_are_continued_to_the_same_rows(
 ) -> None:
     config = CONFIG.with_changes(drawing={"temperature": temperature})
     whole = rewrite(Store(store.root / "other"), config, model, questions)
-    from attar.stages.self_data import stage as module
+    from attar.stages.artifacts.dataset import partial_rows as module
 
     written = []
     real = module.write_shard

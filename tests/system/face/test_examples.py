@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from attar.pipelines.recipe.whole import load_recipe
+
 ROOT = Path(__file__).parents[3]
 Environment = dict[str, str]
 # what each prints of its results
@@ -29,7 +31,16 @@ def environment(tmp_path: Path, clean_environment: Environment) -> Environment:
 
 def test_every_example_is_tried() -> None:
     assert {path.name for path in (ROOT / "examples").glob("*.py")} == set(PRINTED)
-    assert len(list((ROOT / "examples").glob("*.ipynb"))) == 1
+    assert len(list((ROOT / "examples").glob("*.ipynb"))) == len(list((ROOT / "examples").glob("*.yaml"))) == 1
+
+
+def test_the_recipe_for_photographs_is_whole(tmp_path: Path) -> None:
+    paths = {node: tmp_path / f"{node}.parquet" for node in ("photos", "tests")}
+    for path in paths.values():
+        path.touch()  # a plan asks whether they are there
+    overrides = [f"{node}.config.source=parquet:{path}" for node, path in paths.items()]
+    recipe = load_recipe(str(ROOT / "examples" / "flowers.yaml"), overrides)
+    assert "thinner" in recipe.nodes and "release" in recipe.nodes
 
 
 @pytest.mark.slow

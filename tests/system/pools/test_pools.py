@@ -6,7 +6,6 @@ import contextvars
 import json
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +15,8 @@ import pytest
 import yaml
 
 from attar.registry.artifacts.store import Store
-from tests.databases import copy_database, start_on_copy
 from tests.system.operated import BETWEEN_POLLS, DATABASE_SECONDS
-from tests.system.pools.machines import Machines, kill_tree
+from tests.system.pools.machines import Machines, kill_tree, standing
 from tests.system.pools.nursery import Nursery
 
 Environment = dict[str, str]
@@ -62,24 +60,12 @@ def machines(
     clean_environment: Environment,
     mlflow_database: Path,
 ) -> Iterator[Machines]:
-    from socket import socket
-
     workspace = tmp_path_factory.mktemp("pools")
-    with socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     (workspace / "pooled.yaml").write_text(yaml.safe_dump(RECIPE, sort_keys=False))
     (workspace / "long.yaml").write_text(yaml.safe_dump(LONG, sort_keys=False))
     (workspace / "sums.jsonl").write_text(SUMS)
-    made = Machines(workspace, clean_environment, port)
-    copy_database(mlflow_database, made.home / "mlflow.db")
-    try:
-        start_on_copy(session_folder / "prefect.db", made.home / "prefect" / "prefect.db", made.start_server)
-        done = made.attar("pool", "cpu", "gpu")
-        assert done.returncode == 0 and "attar worker gpu" in done.stdout, done.stdout + done.stderr
+    with standing(workspace, clean_environment, session_folder, mlflow_database, ("cpu", "gpu")) as made:
         yield made
-    finally:
-        made.end()
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +169,7 @@ def test_stopping_a_run_stops_its_work_on_the_pool(machines: Machines, workers: 
 @pytest.mark.timeout(900)  # the silence of a killed run takes a minute to hear
 def test_a_run_outlives_its_worker_and_its_server(machines: Machines, workers: dict[str, Any]) -> None:
     """Worker and stage are killed as with a machine: the heartbeat tells, the work goes on where it was. Then the server restarts."""
-    shorten_silence(machines)
+    machines.shorten_silence()
     parent = machines.start("outliving", ["pipelines", "run", "long.yaml", "--json"], machines.environment)
     first = machines.until(lambda: at_work(machines, "student"), what="the stage never began")
     work = work_of(machines, "finetune")
@@ -225,11 +211,3 @@ def work_of(machines: Machines, stage: str) -> Path | None:
     """The folder that a stage works in: one that failed has left its own."""
     works = machines.home.glob("work/*/work.json")
     return next((path.parent for path in works if json.loads(path.read_text())["stage"] == stage), None)
-
-
-def shorten_silence(machines: Machines) -> None:
-    script = (
-        "from prefect.client.orchestration import get_client; from attar.pipelines.operate.zombies import close_zombies\n"
-        "with get_client(sync_client=True) as client: close_zombies(client, silence_seconds=45)"
-    )
-    subprocess.run([sys.executable, "-c", script], env=machines.environment, check=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -57,17 +57,22 @@ class HiddenCosine:
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionRelation:
-    """Mean square difference of X X^T / sqrt(d) over a sequence's tokens. X: queries, keys and values of the last block.
+    """How far X X^T / sqrt(d) over a sequence's tokens is from the teacher's. X: queries, keys and values of the last block.
+
+    squared: mean square difference. kl: of each row's softmax, teacher to student, in nats. Summed over the three, mean over the parts.
 
     Each X is cut into `num_relation_heads` parts of width d, whatever the models' own heads, so that widths and head counts may differ.
     A rotation of X changes nothing. Queries and keys are taken before positions are put in. https://arxiv.org/abs/2012.15828
     """
 
     num_relation_heads: int = 1
+    by: Literal["squared", "kl"] = "squared"
 
     def __post_init__(self) -> None:
         if self.num_relation_heads < 1:
             raise ValueError(f"num_relation_heads is {self.num_relation_heads}; accepted: 1 or more")
+        if self.by not in ("squared", "kl"):
+            raise ValueError(f"by is {self.by!r}; accepted: squared, kl")
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -78,9 +83,15 @@ class AttentionRelation:
         order, counts = sequences.argsort(stable=True), torch.bincount(sequences).tolist()
         for positions in order.split(counts):
             for name in QUERY_KEY_VALUE:
-                gap = self.relation(student[name][positions]) - self.relation(teacher[name][positions])
-                total = total.index_add(0, positions, gap.square().mean(dim=(0, 2)))
+                apart = self._apart(*(self.relation(side[name][positions]) for side in (student, teacher)))
+                total = total.index_add(0, positions, apart)
         return total
+
+    def _apart(self, student: Float[Tensor, "H T T"], teacher: Float[Tensor, "H T T"]) -> Float[Tensor, "T"]:
+        if self.by == "squared":
+            return (student - teacher).square().mean(dim=(0, 2))
+        target = teacher.log_softmax(dim=-1)
+        return (target.exp() * (target - student.log_softmax(dim=-1))).sum(dim=-1).mean(dim=0)
 
     def relation(self, states: Float[Tensor, "T D"]) -> Float[Tensor, "H T T"]:
         """Return X X^T / sqrt(d) of each part. Raises ValueError for a width that the parts do not divide."""

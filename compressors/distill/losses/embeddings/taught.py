@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from attar.compressors.distill.examples.sentences import SentenceBatch
+from attar.compressors.distill.losses.divergences.hidden import QUERY_KEY_VALUE, AttentionRelation
 from attar.compressors.distill.losses.embeddings.views import (
     EMBEDDINGS,
     TOKEN_STATES,
@@ -18,6 +19,9 @@ from attar.compressors.distill.losses.embeddings.views import (
 )
 from attar.compressors.distill.losses.objective import Objective, Requires, Terms
 from attar.compressors.distill.losses.views import ViewName
+
+# What a loss between vectors of one width needs.
+_NUMBERS = Requires(views=EMBEDDINGS, sources=frozenset({"teacher"}), compares_numbers=True)
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class EmbeddingDistance:
 
     @property
     def requires(self) -> Requires:
-        return Requires(views=EMBEDDINGS, sources=frozenset({"teacher"}))
+        return _NUMBERS
 
     def num_terms(self, batch: SentenceBatch) -> int:
         return batch.num_positions
@@ -96,7 +100,7 @@ class TokenDistance:
 
     @property
     def requires(self) -> Requires:
-        return Requires(views=EMBEDDINGS, sources=frozenset({"teacher"}), projections=(TOKEN_STATES,))
+        return replace(_NUMBERS, projections=(TOKEN_STATES,))
 
     def num_terms(self, batch: SentenceBatch) -> int:
         return int(batch.attention_mask.sum())
@@ -105,6 +109,38 @@ class TokenDistance:
         if views.student_tokens is None or views.teacher_tokens is None:
             raise ValueError("token_distance reads the states of the teacher's tokens, but nothing stands behind them")
         values = _apart("token_distance", self.by, views.student_tokens, views.teacher_tokens)
+        return Terms(values, torch.ones_like(values, dtype=torch.bool))
+
+    def held_out(self, moving: Collection[ViewName]) -> Objective | None:
+        return None if "teacher" in moving else self
+
+
+@dataclass(frozen=True)
+class SelfAttentionRelation:
+    """How the tokens of a text relate in the last block, from the teacher's: see AttentionRelation. https://arxiv.org/abs/2012.15828
+
+    Widths and numbers of heads may differ; `num_relation_heads` divides every width. kl: in nats a token.
+    """
+
+    num_relation_heads: int = 1
+    by: Literal["squared", "kl"] = "kl"
+
+    def __post_init__(self) -> None:
+        AttentionRelation(num_relation_heads=self.num_relation_heads, by=self.by)
+
+    @property
+    def requires(self) -> Requires:
+        return Requires(views=EMBEDDINGS, sources=frozenset({"teacher"}), projections=QUERY_KEY_VALUE)
+
+    def num_terms(self, batch: SentenceBatch) -> int:
+        return int(batch.attention_mask.sum())
+
+    def terms(self, views: EmbeddingViews) -> Terms:
+        if not views.teacher_projections or views.sequences is None:
+            raise ValueError("self_attention_relation reads a live teacher's queries, keys and values; there are none")
+        teacher = {name: states.detach() for name, states in views.teacher_projections.items()}
+        relation = AttentionRelation(num_relation_heads=self.num_relation_heads, by=self.by)
+        values = relation(views.student_projections, teacher, views.sequences)
         return Terms(values, torch.ones_like(values, dtype=torch.bool))
 
     def held_out(self, moving: Collection[ViewName]) -> Objective | None:

