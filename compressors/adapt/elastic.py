@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -17,7 +15,7 @@ class ElasticWeights:
 
     def __call__(self, model: PreTrainedModel, first_block: int) -> PreTrainedModel:
         """Return the model with its weights trainable, in float32; a part that no pooling reads stays."""
-        model.to(torch.float32).requires_grad_(True)
+        model.float().requires_grad_(True)
         if (unread := getattr(model, "pooler", None)) is not None:
             unread.requires_grad_(False)
         return model

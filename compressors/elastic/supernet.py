@@ -90,7 +90,7 @@ class Supernet:
             source = own.get(self._source(name, subnet))
             if source is None or source.ndim != tensor.ndim or any(map(int.__gt__, tensor.shape, source.shape)):
                 raise ValueError(f"{family}: a model of {subnet} has {name}, which is no part of the whole's")
-        return skeleton.to(self.model.dtype).eval()
+        return skeleton.to(self.model.dtype).eval()  # type: ignore[arg-type] - transformers' wrapper hides torch's own
 
     def _source(self, name: str, subnet: Subnet) -> str:
         """Return the whole's name of a sub-network's tensor: that of the block which it has at this position."""

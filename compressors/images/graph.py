@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -56,10 +56,11 @@ def whole_means(classifier: nn.Module, example: torch.Tensor) -> int:
     """
     sizes: dict[str, torch.Size] = {}
     pools = {name: module for name, module in classifier.named_modules() if isinstance(module, nn.AvgPool2d)}
-    handles = [
-        pool.register_forward_pre_hook(lambda module, inputs, name=name: sizes.update({name: inputs[0].shape[-2:]}))
-        for name, pool in pools.items()
-    ]
+
+    def remember(name: str) -> Any:
+        return lambda module, inputs: sizes.update([(name, inputs[0].shape[-2:])])
+
+    handles = [pool.register_forward_pre_hook(remember(name)) for name, pool in pools.items()]
     try:
         classifier(example)
     finally:

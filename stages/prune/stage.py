@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from attar.compressors.models.blocks import decoder_blocks, only_blocks, remove_blocks
 from attar.compressors.models.bypass import handing_on
@@ -14,7 +14,7 @@ from attar.compressors.prune.depth.block_refit import Matches
 from attar.compressors.prune.depth.patch import PatchFit, fold_patch
 from attar.compressors.prune.hidden.scores import HIDDEN, ROTATED
 from attar.registry.artifacts.facts import Facts, several
-from attar.registry.artifacts.handles import AnyModel, ModelArtifact
+from attar.registry.artifacts.handles import AnyModel, DatasetArtifact, ModelArtifact
 from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, IMAGES, TAGGER, Subject, form_of, subject_of
 from attar.stages.artifacts.dataset.samples import heldout_samples, mixed_samples, run_through
 from attar.stages.artifacts.images.fit import refuse_other_data
@@ -156,7 +156,7 @@ def _planned(config: PruneConfig, plan_config: PlanConfig, inputs: PruneInputs, 
     device, patch, repair = pick_device(), config.patch, None
     if patch.kind == "refit":
         original = load_model(inputs.model.path, pick_dtype(patch.precision, device), device)
-        rows = heldout_samples(inputs.model.path, inputs.data, NUM_MEASURED_ROWS, patch.max_tokens)
+        rows = heldout_samples(inputs.model.path, _texts(inputs), NUM_MEASURED_ROWS, patch.max_tokens)
         repair = Repair(original, _samples(patch, inputs), rows, patch.ridge, patch.batch_size)
     problem, plan, shape = solved(plan_config, inputs.scan, inputs.model.path, repair)
     model = load_model(inputs.model.path, "auto", device)
@@ -213,7 +213,11 @@ def _cut(
 
 
 def _samples(patch: LinearPatch | RefitPatch, inputs: PruneInputs) -> list[list[int]]:
-    return mixed_samples(inputs.model.path, inputs.data, patch.num_samples, patch.max_tokens)
+    return mixed_samples(inputs.model.path, _texts(inputs), patch.num_samples, patch.max_tokens)
+
+
+def _texts(inputs: PruneInputs) -> tuple[DatasetArtifact, ...]:
+    return cast("tuple[DatasetArtifact, ...]", inputs.data)  # the forecast refuses images beside a model of texts
 
 
 def _patch(

@@ -121,7 +121,7 @@ def collated(sentences: Sequence[Sentence]) -> SentenceBatch:
         torch.tensor([label for sentence in sentences for label in sentence.labels]),
         torch.tensor([sentence.similarity for sentence in sentences]) if len(texts) > len(sentences) else None,
         torch.tensor(words).T if words else None,
-        ReasonedBatch.of(reasonings, ids.shape[1]) if reasonings else None,
+        reasoned=ReasonedBatch.of(reasonings, ids.shape[1]) if reasonings else None,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from attar.compressors.distill.losses.embeddings.views import EmbeddingViews
 from attar.compressors.encode.encoder import SentenceEncoder, encoded
 from attar.compressors.images.classifier import ImageClassifier
 from attar.registry.artifacts.handles import AnyData, AnyModel
+from attar.registry.artifacts.kinds.classifier_facts import ImageClassifierFacts
 from attar.registry.artifacts.subjects import ENCODER, IMAGES, Subject
 from attar.stages.artifacts.dataset.partition import choosing_part, shared_rows_note
 from attar.stages.artifacts.dataset.rows import read_rows, split_rows
@@ -58,6 +59,10 @@ def class_distance(logits: Tensor, target: Tensor) -> float:
     """Return the mean KL of each image's classes from the teacher's, in nats."""
     own, teacher = logits.log_softmax(dim=-1), target.log_softmax(dim=-1)
     return float((teacher.exp() * (teacher - own)).sum(dim=-1).mean())
+
+
+def _image_facts(model: AnyModel) -> ImageClassifierFacts:
+    return cast("ImageClassifierFacts", model.facts)
 
 
 def _texts(model: AnyModel, data: Sequence[Any], num_samples: int, max_tokens: int) -> list[Any]:
@@ -108,11 +113,13 @@ KINDS: dict[Subject, ElasticKind] = {
         read=_images,
         outputs=_logits,
         distance=class_distance,
-        probe=lambda classifier, model: image_proof.probe_logits(classifier, model.facts, "prune"),
-        check=lambda classifier, expected, model: image_proof.check_kept(expected, classifier, model.facts, "prune"),
+        probe=lambda classifier, model: image_proof.probe_logits(classifier, _image_facts(model), "prune"),
+        check=lambda classifier, expected, model: image_proof.check_kept(
+            expected, classifier, _image_facts(model), "prune"
+        ),
         save=save_classifier,
         prove=lambda folder, expected, model, device: image_proof.prove_classifier(
-            folder, expected, model.facts, "prune", device
+            folder, expected, _image_facts(model), "prune", device
         ),
     ),
 }

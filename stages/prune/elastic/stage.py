@@ -173,7 +173,7 @@ class Search:
         if "ms" in self.config.budget:
             costs = self._timed(costs, examples[:TIMED_EXAMPLES])
         try:
-            within = meeting(costs, self.config.budget)
+            within = meeting(costs, {str(name): limit for name, limit in self.config.budget.items()})
         except ValueError as error:
             raise ValueError(f"elastic.{error}") from error
         target = self._target(examples)

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attar.compressors.distill.examples.reasoning import STEP_STATES
+from attar.compressors.distill.examples.sample_facts import Fact
 from attar.compressors.distill.examples.sentences import SentenceBatch
 from attar.compressors.distill.losses.embeddings.views import EMBEDDINGS, EmbeddingViews, refuse_temperature
 from attar.compressors.distill.losses.objective import Objective, Requires, Terms
@@ -26,7 +27,7 @@ from attar.compressors.distill.losses.views import ViewName
 
 # Sides of a row: the question behind latent tokens, the text that answers it, the question with its reasoning.
 LATENT, TEXT, EXPLICIT = 0, 1, 2
-REASONED = frozenset({"pairs", "reasoning"})
+REASONED: frozenset[Fact] = frozenset({"pairs", "reasoning"})
 
 
 @dataclass(frozen=True)
