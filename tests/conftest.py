@@ -18,7 +18,6 @@ from filelock import FileLock
 
 from attar.registry.artifacts.environment import configure_process
 from tests.databases import copy_database
-from tests.forks import pytest_addoption, pytest_runtestloop  # noqa: F401 - pytest reads hooks here
 
 if TYPE_CHECKING:
     from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact, OnnxArtifact
@@ -40,49 +39,16 @@ QUESTIONS = [
 ]
 
 
-# By time, as measured, the longest first, so that no fork is left with a long file when the others are done. Those that wait for servers and
-# processes for minutes lead: what only computes fills the cores beside them.
-LONGEST = (
-    *("system/test_operate.py", "system/pools/test_pools.py", "system/test_kill.py", "system/test_run.py"),
-    *("parity/test_onnx.py", "system/recipes/test_methods.py", "stages/guidance/test_folded_guidance.py"),
-    *(
-        "stages/guidance/test_guide.py",
-        "system/test_run_ends.py",
-        "parity/graphs/test_unroll.py",
-        "system/routes/test_routes.py",
-    ),
-    *("stages/finetune/test_recovery.py", "stages/quantize/test_quantize.py", "stages/merge/test_merge_models.py"),
-    *(
-        "stages/register/test_release.py",
-        "stages/artifacts/encoder/test_encoder_stages.py",
-        "stages/finetune/test_teacher_once.py",
-    ),
-    *("stages/artifacts/test_paged.py", "stages/prune/test_prune.py", "stages/finetune/test_training_run.py"),
-    *(
-        "stages/register/test_register.py",
-        "stages/artifacts/encoder/test_encoder_exits.py",
-        "unit/stages/test_fork_server.py",
-    ),
-    *("unit/stages/test_adapter_files.py", "parity/test_transformers.py", "parity/graphs/test_experts.py"),
-    *("system/recipes/test_step_methods.py", "unit/stages/runtime/test_code_guard.py", "stages/narrow/test_narrow.py"),
-    *(
-        "stages/evaluate/test_forecast.py",
-        "stages/artifacts/encoder/test_encoder_release.py",
-        "stages/ingest/test_hub.py",
-    ),
-)
+# What waits for servers and processes for minutes begins first, one file a worker; what only computes fills the cores beside it, and no
+# worker is left with a long file when the others are done.
+LONGEST = ("test_operate.py", "test_pools.py", "test_run.py", "test_kill.py", "test_methods.py", "test_run_ends.py")
 
-# Beyond so many tests some are of models and graphs.
-MANY_TESTS = 1000
 # A test of so many seconds may have imported a library.
 LONG_SECONDS = 0.2
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    tests = Path(__file__).parent
-    rank = {tests / name: number for number, name in enumerate(LONGEST)}
-    assert not (gone := [str(path) for path in rank if not path.exists()]), f"LONGEST names no file: {gone}"
-    items.sort(key=lambda item: rank.get(item.path, len(rank)))
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 def pytest_collectstart() -> None:
@@ -96,8 +62,6 @@ def prepare_torch() -> None:
 
     torch.set_num_threads(1)  # a model of 64 hidden units only waits for its second one
     torch.onnx.export = with_kept_registry(torch.onnx.export)
-    for name in ("normal_", "uniform_", "kaiming_uniform_"):
-        setattr(torch.nn.init, name, with_memory_alone(getattr(torch.nn.init, name)))
     # as in the fork server of the stages: it asks for compiled forms of kernels when it is imported, which brings torch's compiler
     with pytest.MonkeyPatch.context() as patch, suppress(ImportError):
         patch.setattr(
@@ -124,16 +88,6 @@ def with_kept_registry(export: Callable[..., Any]) -> Callable[..., Any]:
     return exported
 
 
-def with_memory_alone(initialize: Callable[..., Any]) -> Callable[..., Any]:
-    """Return an initialization that leaves out tensors without memory: a loaded model begins as such, and each took a tenth of a millisecond."""
-
-    @wraps(initialize)
-    def initialized(tensor: Any, *arguments: Any, **options: Any) -> Any:
-        return tensor if tensor.is_meta else initialize(tensor, *arguments, **options)
-
-    return initialized
-
-
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     """A command that ran in this process may have set more: a fork of it would wait for OpenMP's threads, which it has not."""
@@ -142,21 +96,9 @@ def _one_thread() -> None:
         torch.set_num_threads(1)
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    if session.config.option.forks and len(session.items) > MANY_TESTS:
-        prepare_forks()
+def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
-
-
-def prepare_forks() -> None:
-    """Do once what every fork would do before its first stage, model and graph: imports, tables of classes and of translations."""
-    from attar.compressors.export.graph import export_graph
-    from attar.stages.ingest.tiny_model import random_model
-    from attar.stages.process import start_fork_server
-
-    start_fork_server()  # of all forks; it imports beside what follows
-    export_graph(random_model("llama", num_blocks=1)[0])
 
 
 @pytest.hookimpl(wrapper=True)
@@ -194,10 +136,10 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 @pytest.fixture(scope="session")
-def session_folder(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Path:
-    """A folder that all forks of this session share."""
+def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of this session share."""
     own = tmp_path_factory.getbasetemp()
-    return own.parent if pytestconfig.option.forks else own
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")

@@ -12,11 +12,8 @@ import pytest
 from filelock import FileLock
 
 from attar.pipelines.operate.prefect_home import configure_prefect
-from attar.pipelines.operate.service_state import running_site
-from attar.pipelines.operate.site import services
 from tests.databases import start_on_copy
-from tests.system.forked import flow_forked
-from tests.system.operated import Api, Environment, Forked, attar, environment_of, free_ports, write_recipe
+from tests.system.operated import Api, Environment, attar, environment_of, free_ports, write_recipe
 from tests.system.tiny_models import make_tiny_models
 
 
@@ -104,21 +101,6 @@ def up(environment: Environment, home: Path) -> Iterator[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def api(up: dict[str, Any]) -> Api:
     return Api(up["api"])
-
-
-@pytest.fixture(scope="module")
-def forked(api: Api, home: Path) -> Forked:
-    """Run a deployment as the worker does, in a fork: for what the flow does, where its process is not what is tested."""
-
-    def run(name: str, parameters: dict[str, Any]) -> str:
-        site = running_site(home)
-        assert site is not None
-        [worker] = [service for service in services(site) if service.name == "worker"]
-        flow_run = api.trigger(name, parameters, "PENDING")
-        flow_forked(worker.environment, flow_run)
-        return flow_run
-
-    return run
 
 
 @pytest.fixture

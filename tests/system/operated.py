@@ -25,8 +25,6 @@ from attar.pipelines.operate.service_state import read_state
 from attar.stages.runtime.orphans import OWNER
 
 Environment = dict[str, str]
-# Runs a deployment with parameters, and says which flow run that was.
-Forked = Callable[[str, dict[str, Any]], str]
 # Four small stages and a registration: what a run through a worker costs is Prefect's start, not its nodes.
 RECIPE = {
     "name": "wee",
@@ -112,9 +110,8 @@ class Api:
     def deployment(self, name: str) -> dict[str, Any]:
         return self.ask(f"deployments/name/{name}/{name}")
 
-    def trigger(self, name: str, parameters: dict[str, Any], state: str = "SCHEDULED") -> str:
-        """Make a flow run of a deployment; what is not scheduled no worker takes."""
-        body = {"parameters": parameters, "state": {"type": state}, "idempotency_key": secrets.token_hex(8)}
+    def trigger(self, name: str, parameters: dict[str, Any]) -> str:
+        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}, "idempotency_key": secrets.token_hex(8)}
         return self.ask(f"deployments/{self.deployment(name)['id']}/create_flow_run", body)["id"]
 
     def wait(self, run: str, *states: str, seconds: float = 600.0) -> dict[str, Any]:

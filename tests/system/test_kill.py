@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 import psutil
 import pytest
@@ -23,7 +22,7 @@ from attar.registry.artifacts.store import Store
 from attar.registry.tracking.run_record import open_runs
 from attar.stages.catalogue import STAGES
 from tests.databases import copy_database
-from tests.system.forked import ForkedRun, attar_forked
+from tests.system.forked import attar_forked
 from tests.system.kill_recipes import everyday_nodes, planned_nodes, rare_nodes, subject_nodes
 from tests.system.operated import BETWEEN_POLLS
 
@@ -146,9 +145,14 @@ def kill_and_finish(
         before = stored(home)
         while stage not in killed:  # some are over within milliseconds: what was made is taken away, and made again
             with (tmp_path / f"{stage}.log").open("wb") as log:
-                # the first as a user starts it; the others without the seconds of its imports
-                start = ForkedRun if killed else StartedRun
-                process = start(environment, *words(recipe, until), folder=tmp_path, log=log)
+                process = subprocess.Popen(
+                    command(recipe, until),
+                    env=environment,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    cwd=tmp_path,
+                )
                 if key := kill_inside(process, home, stage, tmp_path / f"{stage}.log"):
                     killed[stage] = key
                     continue
@@ -197,8 +201,9 @@ def test_a_signal_stops_a_run_at_once_and_says_how_to_go_on(
     own = environment | {"ATTAR_HOME": str(tmp_path / "home")}
     copy_database(mlflow_database, tmp_path / "home" / "mlflow.db")
     with (tmp_path / "log").open("wb") as log:
-        run = StartedRun(own, *words("tiny", "pruned"), folder=tmp_path, log=log)
-    process = run.process
+        process = subprocess.Popen(
+            command("tiny", "pruned"), env=own, stdout=log, stderr=log, start_new_session=True, cwd=tmp_path
+        )
     wait_for_work(process, tmp_path / "home")
     children = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, number)  # as Ctrl-C in a terminal does: the whole group
@@ -220,43 +225,26 @@ def wait_for_work(process: subprocess.Popen[bytes], home: Path) -> None:
     pytest.fail(f"no stage was seen at work before the run ended ({process.poll()})")
 
 
-def words(recipe: str, until: str = "") -> list[str]:
-    return ["run", recipe, "--json", *(["--until", until] if until else [])]
+def command(recipe: str, until: str = "") -> list[str]:
+    return [sys.executable, "-m", "attar.pipelines", "run", recipe, "--json", *(["--until", until] if until else [])]
 
 
-class StartedRun:
-    """A command as a user starts it, in a session of its own."""
-
-    def __init__(self, environment: dict[str, str], *arguments: str, folder: Path, log: BinaryIO) -> None:
-        command = [sys.executable, "-m", "attar.pipelines", *arguments]
-        self.process = subprocess.Popen(
-            command, env=environment, stdout=log, stderr=log, start_new_session=True, cwd=folder
-        )
-        self.pid = self.process.pid
-
-    def poll(self) -> int | None:
-        return self.process.poll()
-
-    def kill_with_all(self) -> None:
-        os.killpg(self.pid, signal.SIGKILL)
-        self.process.wait()
-
-
-def kill_inside(process: StartedRun | ForkedRun, home: Path, stage: str, log: Path) -> str:
+def kill_inside(process: subprocess.Popen[bytes], home: Path, stage: str, log: Path) -> str:
     """SIGKILL a run and all its processes once the stage is at work; return the key it was building, or nothing if it ended unseen."""
     deadline = time.monotonic() + 120
     done = stored(home)
     while process.poll() is None and time.monotonic() < deadline:
         for work in home.glob("work/*/work.json"):
             if work.parent.name not in done and is_at_work(work, stage, process):
-                process.kill_with_all()
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
                 return work.parent.name
         BETWEEN_POLLS.wait(0.001)  # what looks without a pause takes a core from the run
     assert process.poll() == 0, f"{stage} was not seen at work before the run failed: {log.read_text()[-2000:]}"
     return ""
 
 
-def is_at_work(work: Path, stage: str, process: StartedRun | ForkedRun) -> bool:
+def is_at_work(work: Path, stage: str, process: subprocess.Popen[bytes]) -> bool:
     """True when this run, not one that was killed before, is inside the stage."""
     try:
         is_fresh = work.stat().st_mtime > psutil.Process(process.pid).create_time()

@@ -22,7 +22,6 @@ from tests.system.operated import (
     OUT_OF_BOUNDS,
     Api,
     Environment,
-    Forked,
     attar,
     attar_here,
     command_lines,
@@ -35,7 +34,7 @@ from tests.system.operated import (
     worker_of,
 )
 
-# a flow run of the worker is a process that imports all of it: seconds on a quiet machine, a minute on one with ten others at work
+# each flow run is a process that imports all of it: seconds on a quiet machine, a minute on one with ten others at work
 pytestmark = pytest.mark.timeout(900)
 
 
@@ -147,7 +146,7 @@ def test_a_run_on_the_command_line_shows_in_the_same_places(
 
 
 def test_a_night_makes_a_candidate_skips_what_is_unchanged_and_sees_news(
-    api: Api, first_night: dict[str, Any], forked: Forked, served: None, home: Path
+    api: Api, first_night: dict[str, Any], served: None, home: Path
 ) -> None:
     first, again = api.artifact(first_night["id"], "nightly")
     assert first_night["name"] == "night of wee.yaml, wee.yaml", "a list of runs says what each is of"
@@ -160,7 +159,7 @@ def test_a_night_makes_a_candidate_skips_what_is_unchanged_and_sees_news(
     (home.parent / "prose.txt").write_text(
         "A different night brings different text, and a second candidate with it. " * 30
     )
-    night = api.wait(forked("nightly", {"recipes": ["wee.yaml", "absent.yaml"]}), "FAILED")
+    night = api.wait(api.trigger("nightly", {"recipes": ["wee.yaml", "absent.yaml"]}), "FAILED")
     rows = {row["recipe"]: row for row in api.artifact(night["id"], "nightly")}
     assert rows["wee.yaml"]["version"] == "wee/2" and rows["wee.yaml"]["champion"] == "1"
     assert rows["wee.yaml"]["outcome"] in ("candidate", "worse")
@@ -169,19 +168,17 @@ def test_a_night_makes_a_candidate_skips_what_is_unchanged_and_sees_news(
     assert [event["payload"]["recipe"] for event in events_named(api, "attar.nightly.failed")] == ["absent.yaml"]
 
 
-def test_a_run_is_begun_again_and_compared(
-    api: Api, first_night: Any, forked: Forked, served: None, home: Path
-) -> None:
+def test_a_run_is_begun_again_and_compared(api: Api, first_night: Any, served: None, home: Path) -> None:
     earlier = read_version("wee/1").tags["attar.run"]
     again = {"name": "wee.yaml", "overrides": ["release.config.name=again"], "from_node": "after"}
-    made = stored_result(home, api.wait(forked("recipe", again), "COMPLETED"))
+    made = stored_result(home, api.wait(api.trigger("recipe", again), "COMPLETED"))
     assert (made["nodes"]["smaller"], made["nodes"]["after"]) == ("Cached", "Completed")
-    compared = api.wait(forked("compare", {"first": earlier, "second": made["run"]}), "COMPLETED")
+    compared = api.wait(api.trigger("compare", {"first": earlier, "second": made["run"]}), "COMPLETED")
     assert compared["name"] == f"compare {earlier} and {made['run']}"
 
 
 def test_promotion_waits_for_a_person_and_refuses_a_worse_model(
-    api: Api, first_night: dict[str, Any], forked: Forked, served: None
+    api: Api, first_night: dict[str, Any], served: None
 ) -> None:
     number = read_version("wee@candidate").number
     waiting = api.trigger("promote", {"name": "wee", "max_quality_loss": 1.0})
@@ -198,14 +195,14 @@ def test_promotion_waits_for_a_person_and_refuses_a_worse_model(
     # version 1 beside the new champion, with no loss allowed at all, in the direction in which it is worse
     better, worse = sorted(("1", number), key=lambda which: read_version(f"wee/{which}").metrics["model/perplexity"])
     make_champion("wee", better, "the better one")
-    refused = api.wait(forked("promote", {"name": "wee", "version": worse, "max_quality_loss": 0.0}), "FAILED")
+    refused = api.wait(api.trigger("promote", {"name": "wee", "version": worse, "max_quality_loss": 0.0}), "FAILED")
     assert refused["state"]["message"].startswith("refused: perplexity")
     assert read_version("wee").number == better
     assert events_named(api, "attar.model.promoted") and events_named(api, "attar.model.refused")
 
 
 def test_rollback_brings_the_former_champion_back_and_an_automation_hears_of_it(
-    api: Api, first_night: dict[str, Any], forked: Forked, served: None
+    api: Api, first_night: dict[str, Any], served: None
 ) -> None:
     before = read_version("wee@previous").number
     trigger = {
@@ -216,7 +213,7 @@ def test_rollback_brings_the_former_champion_back_and_an_automation_hears_of_it(
         "within": 0,
     }
     listening = api.ask("automations/", {"name": "told", "trigger": trigger, "actions": [{"type": "do-nothing"}]})
-    api.wait(forked("rollback", {"name": "wee", "reason": "slow"}), "COMPLETED")
+    api.wait(api.trigger("rollback", {"name": "wee", "reason": "slow"}), "COMPLETED")
     assert read_version("wee").number == before
     [event] = events_named(api, "attar.model.rolled_back")
     assert event["payload"]["version"] == before and event["resource"]["prefect.resource.id"] == "attar.model.wee"
@@ -224,30 +221,32 @@ def test_rollback_brings_the_former_champion_back_and_an_automation_hears_of_it(
     assert triggered["resource"]["prefect.resource.id"] == f"prefect.automation.{listening['id']}"
 
 
-def test_a_stage_takes_handles_and_returns_one(api: Api, first_night: Any, forked: Forked, home: Path) -> None:
+def test_a_stage_takes_handles_and_returns_one(api: Api, first_night: dict[str, Any], home: Path) -> None:
     store = Store(home)
     model = next(
         artifact
         for artifact in store.artifacts()
         if store.manifest(artifact)["stage"] == "ingest_model" and artifact.facts["num_blocks"] == 3
     )
-    cut = {"name": "prune", "inputs": {"model": [{"stage": "ingest_model", "key": model.key}]}}
-    run = api.wait(forked("stage", cut | {"config": {"blocks": [2]}}), "COMPLETED")
+    handle = {"stage": "ingest_model", "key": model.key}
+    run = api.wait(
+        api.trigger("stage", {"name": "prune", "config": {"blocks": [2]}, "inputs": {"model": [handle]}}), "COMPLETED"
+    )
     made = stored_result(home, run)
     assert (
         made["stage"] == "prune" and made["kind"] == "model" and made["facts"]["num_blocks"] == 2 and not made["is_hit"]
     )
     store.verify(store.load("prune", made["key"]))
-    wrong = forked("stage", cut | {"config": {"blocks": [7]}})
+    wrong = api.trigger("stage", {"name": "prune", "config": {"blocks": [7]}, "inputs": {"model": [handle]}})
     message = api.wait(wrong, "FAILED")["state"]["message"]
     assert "blocks" in message and "7" in message and "NameError" not in message, "the stage's own reason"
 
 
-def test_a_sweep_shows_what_nothing_beats(api: Api, forked: Forked) -> None:
+def test_a_sweep_shows_what_nothing_beats(api: Api, environment: Environment) -> None:
     space = [{"field": "smaller.config.blocks", "values": [[1], [0, 1], [2]]}]
     options = {"space": space, "recipe": "wee.yaml", "node": "after", "search": "grid", "num_trials": 3}
     options |= {"quality": "perplexity"}
-    run = api.wait(forked("sweep", options), "COMPLETED")
+    run = api.wait(api.trigger("sweep", options), "COMPLETED")
     rows = api.artifact(run["id"], "pareto")
     assert sorted(row["smaller.config.blocks"] for row in rows) == ["[0, 1]", "[1]", "[2]"]
     numbers = [(float(row["perplexity"]), float(row["parameters M"]), float(row["decode ms/token"])) for row in rows]
@@ -263,9 +262,9 @@ def test_a_sweep_shows_what_nothing_beats(api: Api, forked: Forked) -> None:
         assert (row["best"] == "*") is not is_beaten
 
 
-def test_gc_frees_what_nothing_needs(api: Api, first_night: Any, forked: Forked, home: Path, served: None) -> None:
+def test_gc_frees_what_nothing_needs(api: Api, first_night: dict[str, Any], home: Path, served: None) -> None:
     before = {artifact.key for artifact in Store(home).artifacts()}
-    run = api.wait(forked("gc", {"keep_runs": 0}), "COMPLETED")
+    run = api.wait(api.trigger("gc", {"keep_runs": 0}), "COMPLETED")
     after = {artifact.key for artifact in Store(home).artifacts()}
     assert len(before - after) == stored_result(home, run)["num_artifacts"] > 0
     assert read_version("wee").tags["attar.model_key"] in after

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from filelock import FileLock
 
 from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
 from attar.registry.artifacts.store import Store
@@ -17,26 +14,24 @@ from attar.stages.prune.stage import prune
 from tests.stages.finetune.recovered import PROSE
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pruned(shared_store: Store, model: ModelArtifact) -> ModelArtifact:
     return prune.execute(PruneConfig(blocks=[2]), PruneInputs(model=model), shared_store).artifact
 
 
-@pytest.fixture(scope="session")
-def prose(shared_store: Store, session_folder: Path) -> DatasetArtifact:
-    path = session_folder / "prose.txt"
-    with FileLock(f"{path}.lock"):  # its path is part of the key: what is made of it is made once for all files
-        if not path.exists():
-            path.write_text(PROSE)
+@pytest.fixture(scope="module")
+def prose(shared_store: Store, tmp_path_factory: pytest.TempPathFactory) -> DatasetArtifact:
+    path = tmp_path_factory.mktemp("prose") / "prose.txt"
+    path.write_text(PROSE)
     return ingest_data.execute(IngestDataConfig(source=f"text:{path}"), NoInputs(), shared_store).artifact
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def mixed(prose: DatasetArtifact, questions: DatasetArtifact) -> tuple[DatasetArtifact, ...]:
     return prose, questions
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def recorded(shared_store: Store, model: ModelArtifact, prose: DatasetArtifact) -> DatasetArtifact:
     config = RecordConfig(num_recorded=259, max_tokens=64, rows_per_shard=8, precision="float32")
     return record.execute(config, RecordInputs(model=model, data=prose), shared_store).artifact

@@ -41,24 +41,22 @@ def train_both(home: Path) -> None:
         tokenizer.save_pretrained(home / name)
 
 
-@pytest.fixture(scope="session")
-def guide_questions(shared_store: Store, session_folder: Path) -> DatasetArtifact:
+@pytest.fixture(scope="module")
+def guide_questions(shared_store: Store, tmp_path_factory: pytest.TempPathFactory) -> DatasetArtifact:
     """Ninety-six questions, a quarter held out and, as before there were three parts, read by the evaluations too."""
     numbers = random.Random(0)
     rows = [{"question": question(i % STYLES, numbers.randrange(1000)), "answer": "?"} for i in range(96)]
-    path = session_folder / "guide_questions.jsonl"
-    with FileLock(f"{path}.lock"):  # its path is part of the key: what is learned of it is learned once for all files
-        if not path.exists():
-            path.write_text("\n".join(map(json.dumps, rows)))
+    path = tmp_path_factory.mktemp("questions") / "questions.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
     config = IngestDataConfig(source=f"jsonl:{path}", heldout_fraction=0.25, choose_fraction=0.0)
     return ingest_data.execute(config, NoInputs(), shared_store).artifact
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def drawn(shared_store: Store, taught: list[ModelArtifact], guide_questions: DatasetArtifact) -> DatasetArtifact:
     return guide_data.execute(DRAW, GuideDataInputs(model=taught[0], data=guide_questions), shared_store).artifact
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cross(shared_store: Store, taught: list[ModelArtifact], drawn: DatasetArtifact) -> AdapterArtifact:
     return learn(shared_store, GUIDE, taught, drawn)

@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 from attar.stages.ingest.tiny_model import random_model
-from tests.stages.ingest.hub_server import COMMIT, hub
+from tests.hub_server import COMMIT, hub
 
 QUESTIONS = [{"question": f"What is {number} and 1?", "answer": str(number + 1)} for number in range(3)]
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}

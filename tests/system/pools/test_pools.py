@@ -17,7 +17,6 @@ import yaml
 from attar.registry.artifacts.store import Store
 from tests.system.operated import BETWEEN_POLLS, DATABASE_SECONDS
 from tests.system.pools.machines import Machines, kill_tree, standing
-from tests.system.pools.nursery import Nursery
 
 Environment = dict[str, str]
 RECIPE = {
@@ -69,14 +68,8 @@ def machines(
 
 
 @pytest.fixture(scope="module")
-def workers(machines: Machines) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
-    """Of the pool `cpu` whose runs are forks, of `gpu` whose runs are processes as the pool's own command starts them."""
-    nursery = Nursery(machines.workspace)
-    template = machines.ask("work_pools/cpu")["base_job_template"]
-    template["job_configuration"]["command"] = nursery.command
-    machines.api.ask("work_pools/cpu", {"base_job_template": template}, "PATCH")
-    yield {"cpu": machines.start_worker("cpu", 0), "gpu": machines.start_worker("gpu", 1)}
-    nursery.end()
+def workers(machines: Machines) -> dict[str, subprocess.Popen[bytes]]:
+    return {"cpu": machines.start_worker("cpu", 0), "gpu": machines.start_worker("gpu", 1)}
 
 
 def test_a_pool_that_is_not_there_is_told_before_anything_runs(machines: Machines) -> None:
