@@ -52,7 +52,7 @@ def export_classifier(
 def whole_means(classifier: nn.Module, example: torch.Tensor) -> int:
     """Replace pools whose window is no smaller than the image by a mean over the image, in place. Return how many.
 
-    EfficientNet's last window is as large as its width. In integers onnxruntime's kernel of such a window gives another mean.
+    EfficientNet's last window is as large as its width. With integers around it onnxruntime's optimized graph gives other classes.
     """
     sizes: dict[str, torch.Size] = {}
     pools = {name: module for name, module in classifier.named_modules() if isinstance(module, nn.AvgPool2d)}
