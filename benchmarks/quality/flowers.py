@@ -23,8 +23,8 @@ from attar.stages.artifacts.images.pixels import PROCESSOR
 from attar.stages.evaluate.paired_evaluations import evaluation_of, paired_ratios
 
 sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
+from bench import Bench
 from result_file import RESULTS, recorded
-from subclasses import Bench
 
 RECIPE = Path(__file__).parents[2] / "examples" / "flowers.yaml"
 NATIVE_SIZE, NATIVE_EDGE = 224, 256

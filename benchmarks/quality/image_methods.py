@@ -21,8 +21,8 @@ from attar.registry.artifacts.environment import configure_process
 from attar.registry.release.figures import HIGH, LOW
 
 sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
+from bench import Bench
 from result_file import recorded
-from subclasses import Bench
 
 SIDE = 28
 PLAIN: list[Any] = [{"shift": {"fraction": 0.08}}]

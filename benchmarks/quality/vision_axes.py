@@ -19,8 +19,8 @@ from typing import Any
 from attar.registry.artifacts.environment import configure_process
 
 sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
+from bench import Bench
 from result_file import RESULTS, recorded
-from subclasses import Bench
 
 UNET = "random:unet?sample_size=14&num_classes=10&width=16"
 FIGURES = ("frechet_distance", "knn_accuracy", "linear_probe_accuracy")

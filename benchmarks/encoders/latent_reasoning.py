@@ -1,6 +1,6 @@
 """A retriever that thinks in latent tokens (LaSER): questions whose facts share few words with them, arm by arm.
 
-python benchmarks/quality/latent_reasoning.py HOME TRAIN.jsonl DEV.jsonl CORPUS.jsonl [--seeds=0,1] [--rows=400] [--texts=2500] [--latents=3]
+python benchmarks/encoders/latent_reasoning.py HOME TRAIN.jsonl DEV.jsonl CORPUS.jsonl [--seeds=0,1] [--rows=400] [--texts=2500] [--latents=3]
 
 TRAIN, DEV: question, steps, hypothesis, positives; CORPUS: id, text. Each seed draws the training rows, of each a fact that it names, and their
 order. The corpus is every fact that a question of DEV names and others up to `--texts`. Arms, by the same rows and steps: the encoder as it
@@ -18,12 +18,13 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from encoder import MODEL, SOURCE, Bench
+from encoder import MODEL, SOURCE
 
 from attar.registry.artifacts.environment import configure_process
 from attar.registry.release.figures import HIGH, LOW
 
 sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
+from bench import Bench
 from result_file import RESULTS, recorded
 
 MAX_TOKENS = 96
