@@ -16,9 +16,10 @@ class Timing:
     column: str
 
 
-# The first that a model has: of causal models, of image classifiers, of models that make vectors or read texts.
+# The first that a model has: of causal models, of those that fill masks, of image classifiers, of models that make vectors or read texts.
 TIMINGS = (
     Timing("decode_seconds_per_token", "decode ms/token"),
+    Timing("text_seconds", "ms/text alone"),
     Timing("image_seconds", "ms/image"),
     Timing("embed_seconds", "ms/text"),
 )
@@ -42,7 +43,7 @@ def timing_of(facts: Facts) -> Timing:
 
 def cost_of(facts: Facts) -> float:
     """Return what a model costs: operations an image, or seconds where those are not counted."""
-    return float(facts[COST]) if COST in facts else float(facts[timing_of(facts).figure])
+    return float(facts.get(COST) or facts[timing_of(facts).figure])
 
 
 def knee_of(trials: Sequence[Measured], tolerance: float, *, is_more_better: bool) -> int | None:

@@ -61,6 +61,8 @@ def stage(
         shard_index: Which part of the work, counted from 0.
         num_shards: Of how many parts; 0 for the whole work.
     """
+    if shard_index and not num_shards:
+        raise ValueError(f"shard_index is {shard_index}, but num_shards is 0, the whole work; accepted: 0")
     home = enter_workplace()
     start_fork_server()
     order = _order(home, name, config, inputs, Shard(shard_index, num_shards) if num_shards else None)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.facts import Facts, several
 from attar.registry.artifacts.subjects import Subject, subject_of
+from attar.stages.artifacts.classifier.class_form import shortened
 
 
 def refuse_mixed(model: Facts, others: Mapping[str, Sequence[Facts]]) -> None:
@@ -23,3 +24,19 @@ def refuse_causal_fields(subject: Subject, given: Sequence[str], meant: Sequence
         raise ValueError(
             f"{unread[0]} is given, but the model is {subject.words}, which it means nothing to; accepted: {accepted}"
         )
+
+
+def check_same_classes(model: Facts, others: Sequence[Facts]) -> None:
+    """Raise ValueError for a teacher of other classes: its distribution would be over other things."""
+    own = [str(label) for label in several(model, "labels")]
+    for other in others:
+        counts = [facts.get("num_classes") for facts in (model, other)]
+        if None not in counts and counts[0] != counts[1]:
+            raise ValueError(
+                f"input teacher tells {counts[1]} classes, but model tells {counts[0]}; accepted: the same classes in the same order"
+            )
+        given = [str(label) for label in several(other, "labels")]
+        if own and given and given != own:
+            raise ValueError(
+                f"input teacher tells {shortened(given)}, but model tells {shortened(own)}; accepted: the same classes in the same order"
+            )

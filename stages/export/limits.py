@@ -8,7 +8,7 @@ from attar.registry.artifacts.subjects import Subject
 from attar.stages.export.config import ExportConfig
 from attar.stages.export.formats.onnx import OnnxFormat
 
-CAUSAL_FIELDS = ("num_new_tokens", "min_token_agreement")
+CAUSAL_FIELDS = ("num_new_tokens", "min_token_agreement", "max_tie_logits")
 
 
 def graph_form(

@@ -22,7 +22,7 @@ from attar.compressors.models.trained_weights import WeightAverage, trained_weig
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import AdapterArtifact, Learned, Trainable
 from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES, TAGGER, subject_of
-from attar.stages.artifacts.mixed_subjects import refuse_mixed
+from attar.stages.artifacts.mixed_subjects import check_same_classes, refuse_mixed
 from attar.stages.artifacts.model.folder import load_base, load_tokenizer
 from attar.stages.contract import Forecast, check_covers, check_vocabulary, stage
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, check_inputs
@@ -30,7 +30,7 @@ from attar.stages.finetune.distillation_config import check_adapt, check_record,
 from attar.stages.finetune.kept_weights import save_adapter, write_trained
 from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.sentence_scores import with_scores
-from attar.stages.finetune.subjects.checks import check_same_classes, check_subject
+from attar.stages.finetune.subjects.checks import check_subject
 from attar.stages.finetune.subjects.classifier import build_classifier_run, reads_grades
 from attar.stages.finetune.subjects.denoiser import build_denoiser_run
 from attar.stages.finetune.subjects.encoder import build_encoder_run

@@ -19,6 +19,7 @@ from attar.compressors.prune.channels.scores import IMAGE_WIDTH_SCORES, ImageWid
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import ImageClassifierArtifact, ImageDatasetArtifact
 from attar.registry.artifacts.subjects import IMAGES, form_of
+from attar.stages.artifacts.dataset.original_losses import spread
 from attar.stages.artifacts.images.class_order import refuse_other_order
 from attar.stages.artifacts.images.dataset import ImageBytes, read_classes, read_image_rows
 from attar.stages.artifacts.images.fit import refuse_other_data
@@ -178,8 +179,7 @@ def _calibration(inputs: NarrowInputs, num_samples: int) -> tuple[list[Any], Seq
         if not rows:
             raise ValueError(f"{data.facts.name or 'data'} has no training images to score on")
         content = ImageBytes(data)
-        # a file may be sorted by class
-        chosen = rows[:: max(1, len(rows) // share)][:share]
+        chosen = spread(rows, share)  # a file may be sorted by class
         images += [reader.stored(data, row, content) for row in chosen]
         labels += [row.label for row in chosen]
     return images, labels

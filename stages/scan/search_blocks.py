@@ -122,6 +122,7 @@ def search_blocks(config: SearchBlocksConfig, inputs: SearchBlocksInputs, workdi
     without_open_gates(classifier)
     images = _Images.of(inputs)
     supernet = Supernet(classifier).to(device).eval()
+    _refuse_more_than_go(config, supernet)
     voting = config.voting
     rates = SearchRates(
         weight_rate=config.learning_rate,
@@ -202,17 +203,25 @@ def _searched(config: SearchBlocksConfig, search: Search, images: _Images, path:
                 os.fsync(stream.fileno())
 
 
+def _refuse_more_than_go(config: SearchBlocksConfig, supernet: Supernet) -> None:
+    """Raise ValueError where fewer blocks can go together than are to: one of each stage stays, which the plan does not know."""
+    blocks = image_blocks(supernet.model)
+    values = [0.0 if index in supernet.indices else float("inf") for index in range(len(blocks))]
+    num_going = sum(value < float("inf") for value in that_can_go(blocks, values))
+    if num_going < config.num_removed:
+        raise ValueError(
+            f"num_removed is {config.num_removed}, but {num_going} blocks can go together; accepted: up to as many"
+        )
+
+
 def _tell_gap(config: SearchBlocksConfig, supernet: Supernet, images: _Images, values: Sequence[float]) -> None:
     """Tell how much of the accuracy of the net with its gates is lost where they become a choice, with the weights of the search."""
-    gates = supernet.gates.detach().clone()
     single = that_can_go(image_blocks(supernet.model), list(values))
     order = sorted((value, index) for index, value in enumerate(single) if value < float("inf"))
     removed = [index for _, index in order[: config.num_removed]]
     whole = images.accuracy(supernet)
     supernet.decide(removed)
     cut = images.accuracy(supernet)
-    with torch.no_grad():
-        supernet.gates.copy_(gates)
     metric("supernet_accuracy", whole)
     metric("discretized_accuracy", cut)
     metric("discretization_gap", whole - cut)

@@ -48,7 +48,8 @@ class SentenceTexts:
         others["teacher_tokens"] = teachers.teacher_states.get(TOKEN_STATES)
         for side, states in (("student", student.projections), ("teacher", teachers.teacher_states)):
             others[f"{side}_projections"] = {name: states[name] for name in QUERY_KEY_VALUE if name in states}
-        others["sequences"] = batch.attention_mask.to(output.device).nonzero()[:, 0]
+        if others["student_projections"]:
+            others["sequences"] = batch.attention_mask.nonzero()[:, 0].to(output.device)
         pairs = {"similarities": batch.similarities, "has_steps": batch.reasoned and batch.reasoned.has_steps}
         tokens, steps = (student.projections.get(name) for name in (TOKEN_STATES, STEP_STATES))
         views: dict[str, EmbeddingViews] = {}

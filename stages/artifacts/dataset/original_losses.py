@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -15,6 +16,7 @@ from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.artifacts.dataset.teacher_shards import TeacherRecord
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 
+AnyRow = TypeVar("AnyRow")
 BATCH_SIZE = 8
 RECORDED = "recorded while writing: rewrites with the reference in view, references without, so the two do not compare; a lower bound"
 # Enough for a mean within some hundredths of a nat
@@ -92,7 +94,7 @@ def recorded_losses(dataset: Path, rows: Sequence[Row], num_rows: int) -> Losses
     return Losses(RECORDED, rewritten, num_rewritten, reference, num_reference)
 
 
-def spread(rows: Sequence[Row], num_rows: int) -> list[Row]:
+def spread(rows: Sequence[AnyRow], num_rows: int) -> list[AnyRow]:
     """Return at most `num_rows` rows, evenly spread over all. No kind is favoured by the order."""
     if len(rows) <= num_rows:
         return list(rows)

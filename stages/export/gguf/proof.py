@@ -53,7 +53,7 @@ def able_runtimes(runtimes: Iterable[Runtime], tensors: Sequence[PlannedTensor])
     kinds = {tensor.kind for tensor in tensors if len(tensor.shape) > 1}
     able: list[Runtime] = []
     for runtime in runtimes:
-        unread = kinds - (kinds if runtime.matrix_types is None else runtime.matrix_types)
+        unread = set() if runtime.matrix_types is None else kinds - runtime.matrix_types
         if unread:
             note(f"{runtime.name} reads no matrix of {', '.join(sorted(unread))}, so it does not run this file")
         else:

@@ -132,12 +132,12 @@ class _Text:
 
 def _runtime_proof(runtime: Runtime, path: Path, texts: Sequence[_Text], reader: _Reader) -> RuntimeProof | None:
     """Return what a runtime makes of the file; None where it is not installed."""
-    num_new_tokens = max(len(text.expected) for text in texts)
     answers: list[RuntimeText] = []
     for _ in range(1 + MAX_RESTARTS):
         going_on = [text for text in texts if not text.is_done and text.num_read < len(text.expected)]
         if not going_on:
             break
+        num_new_tokens = max(len(text.expected) - text.num_read for text in going_on)
         written = run_prompts(runtime, path, [text.context for text in going_on], num_new_tokens)
         if written is None:
             return None

@@ -8,7 +8,7 @@ from functools import partial
 from attar.compressors.distill.heads.views import ANSWERS
 from attar.compressors.distill.losses.denoising.views import PREDICTIONS
 from attar.compressors.distill.losses.objective import Objective
-from attar.registry.artifacts.facts import Facts, several
+from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.subjects import (
     CAUSAL,
     CLASSIFIER,
@@ -19,7 +19,6 @@ from attar.registry.artifacts.subjects import (
     Subject,
     subject_of,
 )
-from attar.stages.artifacts.classifier.class_form import shortened
 from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.finetune.config import FinetuneConfig
 from attar.stages.finetune.subjects.classifier import check_classifier_training, reads_grades, refuse_other_views
@@ -69,22 +68,6 @@ def check_subject(config: FinetuneConfig, model: Facts, data: Sequence[Facts], t
         check_denoiser_data(config, model, data, teacher)
     if subject is IMAGES:
         check_image_views(objectives, model)
-
-
-def check_same_classes(model: Facts, others: Sequence[Facts]) -> None:
-    """Raise ValueError for a teacher of other classes: its distribution would be over other things."""
-    own = [str(label) for label in several(model, "labels")]
-    for other in others:
-        counts = [facts.get("num_classes") for facts in (model, other)]
-        if None not in counts and counts[0] != counts[1]:
-            raise ValueError(
-                f"input teacher tells {counts[1]} classes, but model tells {counts[0]}; accepted: the same classes in the same order"
-            )
-        given = [str(label) for label in several(other, "labels")]
-        if own and given and given != own:
-            raise ValueError(
-                f"input teacher tells {shortened(given)}, but model tells {shortened(own)}; accepted: the same classes in the same order"
-            )
 
 
 def _refuse_views_of_others(objectives: Mapping[str, Objective], subject: Subject) -> None:

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from attar.compressors.distill.losses.divergences.kullback import kl
 from attar.compressors.distill.losses.embeddings.taught import SimilarityRows
 from attar.compressors.distill.losses.embeddings.views import EmbeddingViews
 from attar.compressors.encode.encoder import SentenceEncoder, encoded
@@ -57,8 +58,7 @@ def similarity_distance(vectors: Tensor, target: Tensor) -> float:
 
 def class_distance(logits: Tensor, target: Tensor) -> float:
     """Return the mean KL of each image's classes from the teacher's, in nats."""
-    own, teacher = logits.log_softmax(dim=-1), target.log_softmax(dim=-1)
-    return float((teacher.exp() * (teacher - own)).sum(dim=-1).mean())
+    return float(kl(target.log_softmax(dim=-1), logits.log_softmax(dim=-1)).mean())
 
 
 def _image_facts(model: AnyModel) -> ImageClassifierFacts:

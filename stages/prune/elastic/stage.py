@@ -21,6 +21,7 @@ from attar.registry.artifacts.handles import AnyData, AnyModel
 from attar.registry.artifacts.subjects import form_of, subject_of
 from attar.stages.artifacts.encoder.elastic import check_space, space_of
 from attar.stages.artifacts.images.fit import refuse_other_data
+from attar.stages.artifacts.mixed_subjects import check_same_classes
 from attar.stages.artifacts.model.size_forecast import stored_bytes
 from attar.stages.artifacts.text_models import kept_facts
 from attar.stages.contract import Forecast
@@ -54,6 +55,7 @@ def forecast_elastic(config: ElasticConfig, inputs: Mapping[str, tuple[Facts, ..
             raise ValueError(
                 f"the input `teacher` is {kind.words}, and the model {subject.words}; accepted: another of those"
             )
+    check_same_classes(model, [teacher for teacher in inputs.get("teacher", ()) if teacher])
     refuse_other_data(model, inputs.get("data", ()))
     if config.budget and "num_parameters" in model:
         _taught(model)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from attar.compressors.distill.examples.reasoning import STEP_STATES
 from attar.compressors.distill.examples.sample_facts import Fact
 from attar.compressors.distill.examples.sentences import SentenceBatch
+from attar.compressors.distill.losses.divergences.kullback import kl
 from attar.compressors.distill.losses.embeddings.views import EMBEDDINGS, EmbeddingViews, refuse_temperature
 from attar.compressors.distill.losses.objective import Objective, Requires, Terms
 from attar.compressors.distill.losses.views import ViewName
@@ -131,4 +132,4 @@ def _kl(
     """Return KL(teacher || student) over the texts. The teacher's scores are constant, in its own vectors and in the texts."""
     target = (teacher @ texts.T / temperature).detach().log_softmax(dim=-1)
     scores = (student @ texts.T / temperature).log_softmax(dim=-1)
-    return (target.exp() * (target - scores)).sum(dim=-1)
+    return kl(target, scores)

@@ -97,6 +97,7 @@ def test_a_gate_asks_what_is_measured() -> None:
         (export, ExportConfig(format=GgufFormat()), {"data": {}}, "format.kind is 'gguf', but the model is an encoder"),
         (export, ExportConfig(), {"data": {}, "text": {}}, "input text is for causal language models"),
         (export, ExportConfig(num_new_tokens=8), {"data": {}}, "accepted: format.opset, num_prompts"),
+        (export, ExportConfig(max_tie_logits=0.1), {"data": {}}, "accepted: format.opset, num_prompts"),
         (evaluate, EvaluateConfig(), {"tasks": {}, "baseline": {}}, "input baseline is read by stop alone"),
         (
             finetune,

@@ -75,3 +75,7 @@ def test_heads_of_a_loss_and_nets_of_stages_are_refused(store: Store, images: Im
     texts = {"model": (IMAGE,), "data": ({"num_rows": 4},)}
     with pytest.raises(ValueError, match="input data is of texts, but the model is an image classifier"):
         prune.forecast(PruneConfig(elastic={"budget": {"parameters": 0.5}}), texts)
+    classes = {**IMAGE, "num_classes": 7}
+    taught = {"model": (IMAGE,), "teacher": (classes,), "data": ({**IMAGE, "num_rows": 96},)}
+    with pytest.raises(ValueError, match="input teacher tells 7 classes, but model tells"):
+        prune.forecast(PruneConfig(elastic={"budget": {"parameters": 0.5}}), taught)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForImageClassification
@@ -13,10 +15,11 @@ from attar.registry.artifacts.handles import ImageClassifierArtifact, ImageDatas
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.images.folder import load_classifier
 from attar.stages.export.stage import ExportConfig, ExportInputs, export
+from attar.stages.narrow.image_classifier import _calibration
 from attar.stages.narrow.stage import NarrowConfig, NarrowInputs, narrow
 from attar.stages.prune.config import PruneConfig, PruneInputs
 from attar.stages.prune.stage import prune
-from tests.stages.artifacts.images.conftest import classifier_of
+from tests.stages.artifacts.images.conftest import classifier_of, ingested
 
 FAMILIES = ["resnet", "regnet", "convnext", "convnextv2", "vit", "efficientnet"]
 HALF: dict[str, Any] = {"size": {"parameter_fraction": 0.6, "multiple_of": 2}}
@@ -167,3 +170,14 @@ def test_a_data_set_without_training_images_is_refused(
     empty = ImageDatasetArtifact(tmp_path, images.facts, "empty", "empty")
     with pytest.raises(ValueError, match="has no training images to score on"):
         narrow.run(NarrowConfig(**HALF), NarrowInputs(model=classifier, data=(empty,)), tmp_path)
+
+
+def test_images_to_score_on_are_spread_over_a_file_that_is_sorted_by_class(store: Store, tmp_path: Path) -> None:
+    """Twelve of each of four classes, forty asked for: the last class is there too, as often as the first but one."""
+    pixels = np.zeros((48, 16, 16), dtype=np.uint8)
+    np.savez(tmp_path / "sorted.npz", images=pixels, labels=np.arange(48) // 12)
+    source = f"npz:{tmp_path / 'sorted.npz'}"
+    data = ingested(store, source, heldout_fraction=0.0, choose_fraction=0.0)
+    _, labels = _calibration(NarrowInputs(model=made(store, "resnet"), data=(data,)), 40)
+    counts = [list(labels).count(label) for label in range(4)]
+    assert sum(counts) == 40 and min(counts) >= 9

@@ -16,7 +16,7 @@ from attar.stages.prune.stage import prune
 from attar.stages.runtime.progress import hearing, listen
 from attar.stages.scan.search_blocks import SearchBlocksConfig, SearchBlocksInputs, search_blocks
 from attar.stages.scan.tables import TABLE, read_scores
-from tests.stages.artifacts.images.conftest import ingested
+from tests.stages.artifacts.images.conftest import classifier_of, ingested
 
 SHORT: dict[str, Any] = {
     "num_steps": 4,
@@ -100,3 +100,14 @@ def test_data_without_images_to_choose_on_is_refused(
     alone = ingested(store, images.facts.source, heldout_fraction=0.0, choose_fraction=0.0)
     with pytest.raises(ValueError, match="has 96 training images and 0 for choices; accepted: some of both"):
         search_blocks.execute(SearchBlocksConfig(**SHORT), SearchBlocksInputs(model=classifier, data=alone), store)
+
+
+def test_more_blocks_than_can_go_together_are_refused_before_the_search(
+    store: Store, images: ImageDatasetArtifact
+) -> None:
+    """Each block of a transformer can go, but not all of them."""
+    net = classifier_of(store, "random:vit?num_blocks=3&hidden_size=32&image_size=16&num_channels=1&num_classes=4")
+    config = SearchBlocksConfig(**{**SHORT, "num_removed": 3})
+    with pytest.raises(ValueError, match="num_removed is 3, but 2 blocks can go together; accepted: up to as many"):
+        search_blocks.execute(config, SearchBlocksInputs(model=net, data=images), store)
+    assert not list((store.root / "work").glob("*/search*")), "nothing was searched"

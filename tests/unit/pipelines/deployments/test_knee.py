@@ -40,6 +40,10 @@ def test_a_cost_is_counted_where_it_can_be() -> None:
     assert goals(image, "scores", "auroc") == (0.8, 1e6, 0.02)
     text = {"perplexity": 9.0, "num_parameters": 1e6, "decode_seconds_per_token": 0.5}
     assert (cost_of(text), timing_of(text).column) == (0.5, "decode ms/token")
+    filling = {"accuracy": 0.5, "text_seconds": 0.3}
+    assert (cost_of(filling), timing_of(filling).column) == (0.3, "ms/text alone")
+    uncounted = {"auroc": 0.8, "image_seconds": 0.02, "flops_per_image": 0.0}
+    assert cost_of(uncounted) == 0.02, "operations that nobody counted are not none"
     with pytest.raises(ValueError, match="node 'scores' did not measure decode_seconds_per_token; it has auroc"):
         goals({"auroc": 0.8, "num_parameters": 1e6}, "scores", "auroc")
 
