@@ -28,6 +28,7 @@ from attar.stages.artifacts.encoder.latent_tokens import (
     grown,
     latent_names,
     num_latent_tokens,
+    refuse_lost_words,
     refuse_too_many,
     with_latent_tokens,
 )
@@ -151,7 +152,9 @@ def ingest_encoder(
         refuse_no_encoder(folder)
         refuse_no_tokenizer(folder)
         tokenizer = load_tokenizer(folder)
-        model = load_encoder(folder, form=default_form(folder, *_wanted(config))).model
+        stored = default_form(folder, *_wanted(config))
+        refuse_lost_words(stored, tokenizer)
+        model = load_encoder(folder, form=stored).model
         form = _form(folder, config, model.config)
     if count := num_latent_tokens(form):
         num_special = tokenizer.num_special_tokens_to_add()

@@ -80,6 +80,15 @@ def refuse_too_many(count: int, max_tokens: int, num_special: int, field: str, l
         )
 
 
+def refuse_lost_words(form: SentenceForm, tokenizer: Any) -> None:
+    """Raise ValueError where a folder's prompts name latent tokens that its tokenizer has not: what their rows learned would be lost."""
+    words = tokenizer.get_vocab()
+    if lost := [name for name in PATTERN.findall("".join(form.prompts)) if name not in words]:
+        raise ValueError(
+            f"the folder's prompts begin with {lost[0]}, which is no token of its tokenizer; accepted: the tokenizer that the model was saved with"
+        )
+
+
 def add_latent_tokens(model: PreTrainedModel, tokenizer: Any, count: int) -> None:
     """Make latent tokens words of a tokenizer and rows of its model, where they are none yet. Raises ValueError for words without rows."""
     from tokenizers import AddedToken  # there since the model is

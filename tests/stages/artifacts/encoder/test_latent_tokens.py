@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,21 @@ def test_they_may_stand_before_questions_alone_and_behind_them_a_prompt(store: S
     assert again.facts.num_latent_tokens == 3 and again.facts.vocab_size == own.facts.vocab_size
     with pytest.raises(ValueError, match="latent.num_tokens is 2, but the folder has 3 latent tokens; accepted: 3"):
         encoder_of(store, f"folder:{own.path}", latent={"num_tokens": 2})
+
+
+def test_a_folder_whose_tokenizer_lost_a_latent_token_is_refused(
+    store: Store, thinking: EncoderArtifact, tmp_path: Path
+) -> None:
+    """It would come in with a fresh row in place of the one that learned."""
+    folder = tmp_path / "lost"
+    shutil.copytree(thinking.path, folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["added_tokens"] = tokenizer["added_tokens"][:-1]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(
+        ValueError, match=r"prompts begin with \[LATENT_3\], which is no token of its tokenizer; accepted"
+    ):
+        encoder_of(store, f"folder:{folder}")
 
 
 def test_a_question_learns_of_its_reasoning(store: Store, thinking: EncoderArtifact, riddles: DatasetArtifact) -> None:
