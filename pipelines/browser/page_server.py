@@ -51,7 +51,7 @@ def page_files(form: Path, libraries: Mapping[str, Path]) -> dict[str, Path]:
 
 
 def precision_of(form: Path) -> str:
-    """Return the type of a graph's floats, as its config tells transformers.js. Raises ValueError for bfloat16, which no browser has."""
+    """Return the type of a graph's floats, as its config tells transformers.js. Raises ValueError for bfloat16 and a cache of integers."""
     precision = (read_object(form / "config.json").get("transformers.js_config") or {}).get("kv_cache_dtype", "float32")
     if precision not in ("float32", "float16"):
         raise ValueError(

@@ -122,10 +122,10 @@ def disk_bytes(folder: Path) -> int:
     return sum((folder / name).stat().st_size for name in (GRAPH, DATA))
 
 
-def copy_companions(source: Path, folder: Path, *, is_in_place: bool = True, precision: str = "float32") -> None:
+def copy_companions(source: Path, folder: Path, *, is_in_place: bool = True, cache: str = "") -> None:
     """Copy config, generation config and tokenizer of a model or ONNX folder, and write what onnxruntime-genai and transformers.js read.
 
-    `is_in_place`: the graph's attention writes the cache in place. `precision`: of the float cache.
+    `is_in_place`: the graph's attention writes the cache in place. `cache`: the type of its numbers; empty: as the source says.
     """
     copy_tokenizer(source, folder)
     if (source / "generation_config.json").exists():
@@ -133,7 +133,8 @@ def copy_companions(source: Path, folder: Path, *, is_in_place: bool = True, pre
     write_tokenizer_config(folder)
     config = json.loads((source / "config.json").read_text())
     # version 3 of transformers.js makes a cache of this type, version 4 reads it off the graph
-    js_config = JS_CONFIG | ({"kv_cache_dtype": precision} if precision != "float32" else {})
+    kind = cache or (config.get("transformers.js_config") or {}).get("kv_cache_dtype", "float32")
+    js_config = JS_CONFIG | ({"kv_cache_dtype": kind} if kind != "float32" else {})
     (folder / "config.json").write_text(json.dumps({**config, "transformers.js_config": js_config}, indent=2) + "\n")
     (folder / GENAI).write_text(json.dumps(_genai_config(folder, is_in_place=is_in_place), indent=1))
 

@@ -81,7 +81,7 @@ def refuse_too_many(count: int, max_tokens: int, num_special: int, field: str, l
 
 
 def refuse_lost_words(form: SentenceForm, tokenizer: Any) -> None:
-    """Raise ValueError where a folder's prompts name latent tokens that its tokenizer has not: what their rows learned would be lost."""
+    """Raise ValueError where prompts name latent tokens that the tokenizer has not. What their rows learned would be lost."""
     words = tokenizer.get_vocab()
     if lost := [name for name in PATTERN.findall("".join(form.prompts)) if name not in words]:
         raise ValueError(

@@ -77,7 +77,8 @@ def export_rounded(form: OnnxFormat, config: ExportConfig, inputs: ExportInputs,
     if form.cache.kind == "int8":
         graph = _cached_in_codes(form.cache, graph, inputs, workdir / "float")
     write_graph(in_precision(form, graph), content)
-    copy_companions(source, content, is_in_place=form.operators == "fused", precision=form.precision)
+    cache = form.precision if form.cache.kind == "float" else form.cache.kind
+    copy_companions(source, content, is_in_place=form.operators == "fused", cache=cache)
     del model, graph
     give_back()  # with the session's own weights it would be twice the memory
     facts = _proved(form, content, answers, cast(ModelArtifact, inputs.model).facts.vocab_size)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from attar.pipelines.browser.page_server import precision_of
 from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact, OnnxArtifact
 from attar.registry.artifacts.store import Store
 from attar.stages.evaluate.config import EvaluateConfig
@@ -75,6 +76,9 @@ def test_an_int8_cache_goes_on_into_integer_weights(
     integers = quantize.execute(limits, QuantizeInputs(model=coded, data=questions), shared_store).artifact
     assert integers.facts["cache"] == "int8" and integers.facts["quantization"] == "int8 weights"
     assert integers.facts["cache_bytes_per_token"] == coded.facts.cache_bytes_per_token
+    for form in (coded, integers):  # no browser run has tried one
+        with pytest.raises(ValueError, match="is in int8; accepted in a browser"):
+            precision_of(form.path)
 
 
 @pytest.mark.parametrize(

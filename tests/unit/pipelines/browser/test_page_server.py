@@ -80,6 +80,9 @@ def test_bfloat16_is_refused_which_no_browser_has(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"transformers.js_config": {"kv_cache_dtype": "bfloat16"}}))
     with pytest.raises(ValueError, match="is in bfloat16; accepted in a browser: float32, float16, and integers"):
         precision_of(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"transformers.js_config": {"kv_cache_dtype": "int8"}}))
+    with pytest.raises(ValueError, match="is in int8; accepted in a browser"):
+        precision_of(tmp_path)
 
 
 def test_the_page_names_no_other_machine() -> None:
